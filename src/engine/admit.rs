@@ -1,0 +1,312 @@
+//! From a scope and a fingerprint to a grant or an answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::OrphanPolicy;
+use crate::engine::inflight::{Entry, State};
+use crate::engine::outcome::{
+    Answer, Conflict, ConflictState, InProgress, Keyed, OrphanInfo, Status, Stored,
+};
+use crate::engine::ticket::Ticket;
+use crate::engine::{Act, Deed, Engine, Shard};
+use crate::error::{Error, Result};
+use crate::format::record::Ended;
+use crate::location::Location;
+use crate::log::writer::{NewClaim, Staged, Wait};
+use crate::log::{Facts, OpenClaim};
+use crate::scope::{Fingerprint, Scope, Token};
+use crate::sync::Signal;
+
+/// The longest that a caller is asked to wait before it asks again.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
+
+/// A claim that was staged, and its permit's checkpoint.
+pub(crate) struct Grant {
+    pub(crate) open: OpenClaim,
+    pub(crate) hash: u64,
+}
+
+/// What a claim came to; a grant counts only once it is settled.
+pub(crate) enum Admitted {
+    Staged(Grant, Staged<Deed>),
+    Answer(Answer),
+}
+
+/// What the index says about a scope.
+enum Seen {
+    Live(Stored),
+    /// Absent; an expired response may be there to be replaced.
+    Absent(Option<Location>),
+}
+
+/// How a caller takes part.
+pub(crate) struct Caller<'a> {
+    /// Where an async caller is told.
+    pub(crate) ticket: Option<&'a Arc<Ticket>>,
+    /// Who is to be woken when a running operation ends.
+    pub(crate) signal: Option<&'a Arc<Signal>>,
+}
+
+impl Caller<'_> {
+    fn wait(&self) -> Wait {
+        if self.ticket.is_some() { Wait::Async } else { Wait::Blocking }
+    }
+}
+
+impl Engine {
+    pub(crate) fn keyed(&self, scope: Scope<'_>) -> Result<Keyed> {
+        Keyed::new(scope, &self.hash_key)
+    }
+
+    /// Claims a scope, or says why not. Where a caller brings a signal and the answer is that
+    /// the operation runs, the signal fires when that may have changed.
+    pub(crate) fn admit(
+        &self,
+        keyed: &Keyed,
+        fingerprint: Fingerprint,
+        caller: &Caller<'_>,
+    ) -> Result<Admitted> {
+        self.check_closed()?;
+        loop {
+            let (changes, candidates) = {
+                let mut shard = self.shard(keyed.hash).lock();
+                if let Some(admitted) = self.admit_open(&mut shard, keyed, fingerprint, caller)? {
+                    return Ok(admitted);
+                }
+                let candidates: Vec<Location> = self.candidates(&shard, keyed.hash);
+                if candidates.is_empty() {
+                    return self.stage(&mut shard, keyed, fingerprint, caller, None, None);
+                }
+                (shard.changes, candidates)
+            };
+            let replaced = match self.see(keyed, candidates)? {
+                Seen::Live(stored) => return Ok(self.answer_stored(stored, fingerprint)),
+                Seen::Absent(replaced) => replaced,
+            };
+            let mut shard = self.shard(keyed.hash).lock();
+            if shard.changes == changes {
+                return self.stage(&mut shard, keyed, fingerprint, caller, None, replaced);
+            }
+        }
+    }
+
+    fn candidates(&self, shard: &Shard, hash: u64) -> Vec<Location> {
+        let oldest = self.log.segments.oldest();
+        shard.index.candidates(hash).filter(|location| location.segment() >= oldest).collect()
+    }
+
+    /// Reads the candidates until one is the response of the scope.
+    fn see(&self, keyed: &Keyed, candidates: Vec<Location>) -> Result<Seen> {
+        let mut expired = None;
+        for location in candidates {
+            let Some(record) = self.log.segments.read(location)? else { continue };
+            let Some(stored) = Stored::of_record(record, &keyed.encoded) else { continue };
+            if self.now().now_ms < stored.expires_ms {
+                return Ok(Seen::Live(stored));
+            }
+            expired.get_or_insert(location);
+        }
+        Ok(Seen::Absent(expired))
+    }
+
+    fn answer_stored(&self, stored: Stored, fingerprint: Fingerprint) -> Admitted {
+        if stored.fingerprint == fingerprint {
+            self.counters.replayed.add(1);
+            return Admitted::Answer(Answer::Replay(stored));
+        }
+        self.counters.conflicts.add(1);
+        Admitted::Answer(Answer::Conflict(Conflict {
+            claimed_ms: stored.claimed_ms,
+            state: ConflictState::Completed,
+            operation: stored.operation,
+        }))
+    }
+
+    /// What an open claim of the scope means for this caller; `None` where there is none.
+    fn admit_open(
+        &self,
+        shard: &mut Shard,
+        keyed: &Keyed,
+        fingerprint: Fingerprint,
+        caller: &Caller<'_>,
+    ) -> Result<Option<Admitted>> {
+        let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) else {
+            return Ok(None);
+        };
+        self.lapse(entry);
+        if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open) {
+            let (open, replaced) = (entry.open.clone(), entry.replaced);
+            let now_ms = self.now().now_ms;
+            self.log.append_expiry(&open.facts, now_ms)?;
+            self.counters.orphans_expired.add(1);
+            shard.inflight.remove(keyed.hash, open.facts.token);
+            shard.changes += 1;
+            let staged = self.stage(shard, keyed, fingerprint, caller, None, replaced);
+            return staged.map(Some);
+        }
+        if entry.open.facts.fingerprint == fingerprint
+            && entry.is_orphan()
+            && self.config.on_orphan == OrphanPolicy::Rerun
+        {
+            let (open, replaced) = (entry.open.clone(), entry.replaced);
+            return self.stage(shard, keyed, fingerprint, caller, Some(&open), replaced).map(Some);
+        }
+        let answer = self.answer_open(entry, fingerprint)?;
+        if let (Answer::InProgress(_), Some(signal)) = (&answer, caller.signal) {
+            shard.inflight.wait(keyed.hash, Arc::clone(signal));
+        }
+        Ok(Some(Admitted::Answer(answer)))
+    }
+
+    /// What an open claim is to a caller with this fingerprint.
+    fn answer_open(&self, entry: &Entry, fingerprint: Fingerprint) -> Result<Answer> {
+        let facts = &entry.open.facts;
+        if entry.state != State::Open {
+            // In a poisoned store what is half done stays in doubt for ever.
+            self.log.check_poison()?;
+        }
+        if facts.fingerprint != fingerprint {
+            self.counters.conflicts.add(1);
+            let state =
+                if entry.is_orphan() { ConflictState::Orphaned } else { ConflictState::InProgress };
+            let (claimed_ms, operation) = (facts.claimed_ms, facts.operation);
+            return Ok(Answer::Conflict(Conflict { claimed_ms, state, operation }));
+        }
+        if entry.is_orphan() {
+            return Ok(Answer::Orphaned(entry.open.clone()));
+        }
+        self.counters.waits.add(1);
+        Ok(Answer::InProgress(self.in_progress(entry)))
+    }
+
+    pub(crate) fn in_progress(&self, entry: &Entry) -> InProgress {
+        let facts = &entry.open.facts;
+        let left = match entry.state {
+            State::Staged => self.config.lease,
+            State::Open | State::Ending => entry.deadline.saturating_sub(self.clock.monotonic()),
+        };
+        InProgress {
+            claimed_ms: facts.claimed_ms,
+            retry_after: left.min(RETRY_AFTER_MAX),
+            token: facts.token,
+            operation: facts.operation,
+            attempt: facts.attempt,
+        }
+    }
+
+    /// Stages a first attempt, or the one after `previous`.
+    fn stage(
+        &self,
+        shard: &mut Shard,
+        keyed: &Keyed,
+        fingerprint: Fingerprint,
+        caller: &Caller<'_>,
+        previous: Option<&OpenClaim>,
+        replaced: Option<Location>,
+    ) -> Result<Admitted> {
+        let hash = keyed.hash;
+        let new = NewClaim { scope: &keyed.encoded, fingerprint, previous };
+        let deed = |facts: &Arc<Facts>| Deed {
+            hash,
+            token: facts.token,
+            act: Act::Open,
+            ticket: caller.ticket.cloned(),
+        };
+        let staged = self.log.stage_claim(&new, self.now().now_ms, caller.wait(), deed);
+        let (facts, staged) = staged.inspect_err(|error| {
+            if matches!(error, Error::Full { .. }) {
+                self.counters.refused.add(1);
+            }
+        })?;
+        self.counters.granted.add(1);
+        let checkpoint = previous.and_then(|previous| previous.checkpoint.clone());
+        let open = OpenClaim { facts, ended: Ended::No, checkpoint };
+        let entry = Entry {
+            open: open.clone(),
+            state: State::Staged,
+            deadline: Duration::MAX,
+            permit: true,
+            replaced,
+        };
+        shard.inflight.insert(hash, entry);
+        shard.changes += 1;
+        Ok(Admitted::Staged(Grant { open, hash }, staged))
+    }
+
+    /// Takes an orphan over, if the attempt that it names is still the current one.
+    pub(crate) fn take_over(&self, orphan: &OpenClaim, caller: &Caller<'_>) -> Result<Admitted> {
+        self.check_closed()?;
+        let facts = &orphan.facts;
+        let scope = crate::scope::decode(&facts.scope).expect("the scope of a claim was checked");
+        let keyed = self.keyed(scope)?;
+        let mut shard = self.shard(keyed.hash).lock();
+        if let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) {
+            self.lapse(entry);
+            if entry.is_orphan() && entry.token() == facts.token {
+                let (open, replaced) = (entry.open.clone(), entry.replaced);
+                let fingerprint = facts.fingerprint;
+                return self.stage(&mut shard, &keyed, fingerprint, caller, Some(&open), replaced);
+            }
+            return self.answer_open(entry, facts.fingerprint).map(Admitted::Answer);
+        }
+        let candidates = self.candidates(&shard, keyed.hash);
+        drop(shard);
+        match self.see(&keyed, candidates)? {
+            Seen::Live(stored) => Ok(self.answer_stored(stored, facts.fingerprint)),
+            Seen::Absent(_) => Err(Error::Superseded),
+        }
+    }
+
+    /// What a scope holds, without claiming it.
+    pub(crate) fn look_up(&self, keyed: &Keyed) -> Result<Option<Status>> {
+        self.check_closed()?;
+        loop {
+            let (changes, candidates) = {
+                let mut shard = self.shard(keyed.hash).lock();
+                if let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) {
+                    self.lapse(entry);
+                    if entry.state != State::Open {
+                        self.log.check_poison()?;
+                    }
+                    if !entry.is_orphan() {
+                        return Ok(Some(Status::InProgress(self.in_progress(entry))));
+                    }
+                    let live = entry.permit || !self.is_expired(&entry.open);
+                    return Ok(
+                        live.then(|| Status::Orphaned(OrphanInfo { open: entry.open.clone() }))
+                    );
+                }
+                (shard.changes, self.candidates(&shard, keyed.hash))
+            };
+            if let Seen::Live(stored) = self.see(keyed, candidates)? {
+                return Ok(Some(Status::Completed(stored)));
+            }
+            if self.shard(keyed.hash).lock().changes == changes {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Sees to it that waiting futures look again when the lease of this attempt is over.
+    pub(crate) fn watch_lease(&self, hash: u64, token: Token) {
+        let deadline = self.deadline(hash, token).unwrap_or_default();
+        let left = deadline.saturating_sub(self.clock.monotonic()).min(self.config.lease);
+        if !self.clock.moves_by_hand() {
+            self.log.look_again_in(left);
+        }
+    }
+
+    /// A waiting caller goes away.
+    pub(crate) fn leave(&self, hash: u64, signal: &Arc<Signal>) {
+        let next = self.shard(hash).lock().inflight.leave(hash, signal);
+        if let Some(next) = next {
+            next.fire();
+        }
+    }
+
+    /// When the lease of the running attempt is over, in monotonic time.
+    pub(crate) fn deadline(&self, hash: u64, token: Token) -> Option<Duration> {
+        self.shard(hash).lock().inflight.current(hash, token).map(|entry| entry.deadline)
+    }
+}

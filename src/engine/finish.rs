@@ -1,0 +1,278 @@
+//! How an attempt ends: completed, released, given up, dropped, or resolved by somebody else.
+//! Every step works only while the attempt is the current one of its scope.
+
+use std::sync::Arc;
+
+use crate::clock::MS_MAX;
+use crate::engine::inflight::{Entry, State};
+use crate::engine::outcome::{Keyed, Stored};
+use crate::engine::ticket::Ticket;
+use crate::engine::{Act, Deed, Engine};
+use crate::error::{Error, Result};
+use crate::format::record::{Body, CHECKPOINT_BYTES_MAX, Complete, Ended, Freed};
+use crate::log::writer::{Staged, Wait};
+use crate::log::{Facts, OpenClaim};
+use crate::scope::Token;
+
+/// In whose name an attempt is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Its permit.
+    Permit,
+    /// Whoever found the orphan.
+    Orphan,
+}
+
+/// A record that was staged and what its caller gets once it is durable.
+pub(crate) struct Finishing<T> {
+    staged: Staged<Deed>,
+    pub(crate) value: T,
+}
+
+impl Engine {
+    /// Waits until the end of an attempt is durable.
+    pub(crate) fn finish<T>(&self, finishing: Finishing<T>) -> Result<T> {
+        self.settle(finishing.staged)?;
+        Ok(finishing.value)
+    }
+
+    /// The same for a future, which is told through the ticket.
+    pub(crate) fn finish_later<T>(&self, finishing: Finishing<T>) -> T {
+        self.settle_later(finishing.staged);
+        finishing.value
+    }
+
+    /// The entry of an attempt, if it may still be ended in this name.
+    fn endable<'a>(&self, entry: Option<&'a mut Entry>, by: By) -> Result<&'a mut Entry> {
+        let entry = entry.ok_or(Error::Superseded)?;
+        self.lapse(entry);
+        let endable = match (entry.state, by) {
+            (State::Open, By::Permit) => entry.permit,
+            (State::Open, By::Orphan) => entry.is_orphan(),
+            (State::Staged | State::Ending, _) => false,
+        };
+        if endable { Ok(entry) } else { Err(Error::Superseded) }
+    }
+
+    /// Stages the completion of an attempt. A response that is too large, or for which there is
+    /// no room, is left out: that the operation ran is stored all the same.
+    pub(crate) fn complete(
+        &self,
+        hash: u64,
+        facts: &Facts,
+        by: By,
+        response: Option<&[&[u8]]>,
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Result<Finishing<Stored>> {
+        self.check_closed()?;
+        let bytes: usize = response.map_or(0, |parts| parts.iter().map(|part| part.len()).sum());
+        let limit = usize::try_from(self.config.response_bytes_max()).unwrap_or(usize::MAX);
+        let body = match response {
+            None => Body::Omitted,
+            Some(_) if bytes > limit => Body::TooLarge,
+            Some(_) => Body::Whole,
+        };
+        let parts = response.filter(|_| body == Body::Whole).unwrap_or(&[]);
+        let now = self.now();
+        let mut stored = Stored {
+            bytes: Stored::join(parts),
+            body,
+            claimed_ms: facts.claimed_ms,
+            completed_ms: now.now_ms,
+            expires_ms: now.latest_ms.saturating_add(self.config.ttl_ms()).min(MS_MAX),
+            token: facts.token,
+            operation: facts.operation,
+            fingerprint: facts.fingerprint,
+            attempt: facts.attempt,
+        };
+        let mut shard = self.shard(hash).lock();
+        let entry = self.endable(shard.inflight.current(hash, facts.token), by)?;
+        let staged = match self.stage_complete(hash, facts, &stored, parts, ticket) {
+            Err(Error::Full { .. }) if body == Body::Whole => {
+                (stored.body, stored.bytes) = (Body::NoRoom, Stored::join(&[]));
+                self.stage_complete(hash, facts, &stored, &[], ticket)?
+            }
+            staged => staged?,
+        };
+        entry.state = State::Ending;
+        Ok(Finishing { staged, value: stored })
+    }
+
+    fn stage_complete(
+        &self,
+        hash: u64,
+        facts: &Facts,
+        stored: &Stored,
+        parts: &[&[u8]],
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Result<Staged<Deed>> {
+        let ran_ms = stored.completed_ms.saturating_sub(facts.claimed_ms);
+        let complete = Complete {
+            token: facts.token,
+            expires_ms: stored.expires_ms,
+            ran_ms: u32::try_from(ran_ms).unwrap_or(u32::MAX),
+            operation: facts.operation,
+            fingerprint: facts.fingerprint,
+            scope: &facts.scope,
+            body: stored.body,
+            response: &[],
+        };
+        let token = facts.token;
+        let ticket = ticket.cloned();
+        let wait = wait_of(ticket.as_ref());
+        let deed = |location| Deed { hash, token, act: Act::Complete(location), ticket };
+        let attempt = facts.attempt;
+        let now_ms = stored.completed_ms;
+        self.log.stage_complete(&complete, attempt, parts, hash, now_ms, wait, deed)
+    }
+
+    /// Stages the release of an attempt.
+    pub(crate) fn release(
+        &self,
+        hash: u64,
+        facts: &Facts,
+        by: By,
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Result<Finishing<()>> {
+        self.check_closed()?;
+        let mut shard = self.shard(hash).lock();
+        let entry = self.endable(shard.inflight.current(hash, facts.token), by)?;
+        if by == By::Orphan && entry.permit {
+            let what = "the permit of the lapsed attempt lives in this process";
+            return Err(Error::Invalid { what });
+        }
+        let token = facts.token;
+        let deed = Deed { hash, token, act: Act::Release, ticket: ticket.cloned() };
+        let now_ms = self.now().now_ms;
+        let wait = wait_of(ticket);
+        let staged = self.log.stage_release(facts, Freed::NoEffect, now_ms, wait, deed)?;
+        entry.state = State::Ending;
+        Ok(Finishing { staged, value: () })
+    }
+
+    /// Releases a claim whose future went away before it yielded: nobody ran anything.
+    pub(crate) fn release_unrun(&self, hash: u64, token: Token) {
+        let facts = {
+            let mut shard = self.shard(hash).lock();
+            shard.inflight.current(hash, token).map(|entry| Arc::clone(&entry.open.facts))
+        };
+        if let Some(facts) = facts {
+            match self.release(hash, &facts, By::Permit, None) {
+                Ok(finishing) => self.finish_in_background(finishing),
+                // It stays claimed, and becomes an orphan: the safe side.
+                Err(_) => self.dropped(hash, token),
+            }
+        }
+    }
+
+    /// Whoever publishes may not wait for another commit; the committer, or the batch that
+    /// gathers, takes it along.
+    fn finish_in_background(&self, finishing: Finishing<()>) {
+        self.settle_later(finishing.staged);
+    }
+
+    /// Stages that an attempt was given up: an orphan once that is durable.
+    pub(crate) fn give_up(
+        &self,
+        hash: u64,
+        facts: &Facts,
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Result<Finishing<()>> {
+        self.check_closed()?;
+        let mut shard = self.shard(hash).lock();
+        let entry = self.endable(shard.inflight.current(hash, facts.token), By::Permit)?;
+        let open = OpenClaim { ended: Ended::Failed, ..entry.open.clone() };
+        let staged = self.stage_progress(hash, open, None, ticket)?;
+        entry.open.ended = Ended::Failed;
+        entry.permit = false;
+        entry.state = State::Ending;
+        self.count_orphaned(Ended::Failed);
+        Ok(Finishing { staged, value: () })
+    }
+
+    /// Stages a checkpoint of an attempt.
+    pub(crate) fn save_checkpoint(
+        &self,
+        hash: u64,
+        facts: &Facts,
+        checkpoint: &[u8],
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Result<Finishing<()>> {
+        self.check_closed()?;
+        if checkpoint.len() > CHECKPOINT_BYTES_MAX {
+            return Err(Error::TooLarge {
+                what: "checkpoint",
+                bytes: checkpoint.len() as u64,
+                limit: CHECKPOINT_BYTES_MAX as u64,
+            });
+        }
+        let mut shard = self.shard(hash).lock();
+        let entry = self.endable(shard.inflight.current(hash, facts.token), By::Permit)?;
+        let saved = Some(Arc::from(checkpoint));
+        let open = OpenClaim { checkpoint: saved, ended: Ended::No, ..entry.open.clone() };
+        let staged = self.stage_progress(hash, open, Some(checkpoint), ticket)?;
+        Ok(Finishing { staged, value: () })
+    }
+
+    fn stage_progress(
+        &self,
+        hash: u64,
+        open: OpenClaim,
+        saved: Option<&[u8]>,
+        ticket: Option<&Arc<Ticket>>,
+    ) -> Result<Staged<Deed>> {
+        let token = open.facts.token;
+        let checkpoint = if saved.is_some() { open.checkpoint.clone() } else { None };
+        let act = Act::Progress { ended: open.ended, checkpoint };
+        let deed = Deed { hash, token, act, ticket: ticket.cloned() };
+        self.log.stage_progress(open, saved, self.now().now_ms, wait_of(ticket), deed)
+    }
+
+    /// Extends the lease of an attempt; no I/O.
+    pub(crate) fn renew(&self, hash: u64, token: Token) -> Result<()> {
+        self.check_closed()?;
+        let mut shard = self.shard(hash).lock();
+        let entry = self.endable(shard.inflight.current(hash, token), By::Permit)?;
+        entry.open.ended = Ended::No;
+        entry.deadline = self.clock.monotonic() + self.config.lease;
+        Ok(())
+    }
+
+    /// The permit of an attempt is gone: an orphan at once, without I/O.
+    pub(crate) fn dropped(&self, hash: u64, token: Token) {
+        let signals = {
+            let mut shard = self.shard(hash).lock();
+            let Some(entry) = shard.inflight.current(hash, token) else { return };
+            if !std::mem::take(&mut entry.permit) || entry.state != State::Open {
+                return;
+            }
+            if entry.open.ended == Ended::No {
+                entry.open.ended = Ended::Dropped;
+                self.count_orphaned(Ended::Dropped);
+            }
+            shard.inflight.all_waiting(hash)
+        };
+        signals.iter().for_each(|signal| signal.fire());
+    }
+
+    /// The orphan of a scope, if it is one.
+    pub(crate) fn orphan(&self, keyed: &Keyed) -> Result<Option<OpenClaim>> {
+        self.check_closed()?;
+        let mut shard = self.shard(keyed.hash).lock();
+        let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) else {
+            return Ok(None);
+        };
+        self.lapse(entry);
+        let is_live = entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open));
+        Ok(is_live.then(|| entry.open.clone()))
+    }
+
+    /// The hash of a claim's scope.
+    pub(crate) fn hash_of(&self, facts: &Facts) -> u64 {
+        self.hash_key.hash(&facts.scope)
+    }
+}
+
+fn wait_of(ticket: Option<&Arc<Ticket>>) -> Wait {
+    if ticket.is_some() { Wait::Async } else { Wait::Blocking }
+}

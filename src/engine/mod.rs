@@ -1,0 +1,386 @@
+//! The state machine of a scope: who may run, who waits, what is replayed.
+//!
+//! Lock order, outermost first; a lock is never taken while one below it is held:
+//!
+//! | lock | guards | held over I/O |
+//! |---|---|---|
+//! | shard | index and open claims of 1/256 of the scopes | never |
+//! | log | the end of the log | appends in `Buffered` mode, a roll |
+//! | checkpoint | the CHECKPOINT file | yes |
+//! | segments | the live set | never |
+//! | signal, batch, ticket, time, clock and other leaves | themselves | never |
+//!
+//! Records are read outside the shard's lock; its change counter tells whether to look again.
+
+pub(crate) mod outcome;
+
+pub(crate) mod inflight;
+pub(crate) mod ticket;
+
+pub(crate) mod admit;
+pub(crate) mod finish;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::engine::inflight::{Entry, Inflight, State};
+use crate::engine::ticket::Ticket;
+use crate::error::{Error, Result};
+use crate::format::record::Ended;
+use crate::index::Index;
+use crate::location::Location;
+use crate::log::OpenClaim;
+use crate::log::writer::{Log, Staged};
+use crate::recovery::Recovered;
+use crate::scope::{HashKey, Token};
+use crate::stats::{Counters, Recovery, Stats};
+use crate::storage::Storage;
+use crate::sync::Mutex;
+use crate::time::{Reading, StoreTime};
+
+const SHARDS: usize = 256;
+
+/// One store, behind every handle, permit and future.
+pub(crate) struct Engine {
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) log: Log<Deed>,
+    pub(crate) recovery: Recovery,
+    hash_key: HashKey,
+    time: StoreTime,
+    // LOCK: shard
+    shards: Vec<Mutex<Shard>>,
+    counters: Counters,
+    /// Set once, before waiting callers are woken to see it.
+    closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Shard {
+    index: Index,
+    inflight: Inflight,
+    /// Counts what a reader outside the lock would have to see again.
+    changes: u64,
+}
+
+/// What is to be done once a record is durable.
+pub(crate) struct Deed {
+    hash: u64,
+    token: Token,
+    act: Act,
+    ticket: Option<Arc<Ticket>>,
+}
+
+enum Act {
+    Open,
+    Complete(Location),
+    Release,
+    Progress { ended: Ended, checkpoint: Option<Arc<[u8]>> },
+}
+
+impl Engine {
+    pub(crate) fn new(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        storage: Arc<dyn Storage>,
+        recovered: Recovered<Deed>,
+    ) -> Engine {
+        let engine = Engine {
+            config,
+            clock,
+            storage,
+            log: recovered.log,
+            recovery: recovered.report,
+            hash_key: recovered.hash_key,
+            time: recovered.time,
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            counters: Counters::default(),
+            closed: AtomicBool::new(false),
+        };
+        for (hash, location) in recovered.responses {
+            engine.shard(hash).lock().index.publish(hash, location, None);
+        }
+        for mut open in recovered.open {
+            if open.ended == Ended::No {
+                open.ended = Ended::Crash;
+                engine.counters.orphaned_crash.add(1);
+            }
+            let hash = engine.hash_key.hash(&open.facts.scope);
+            let entry = Entry {
+                open,
+                state: State::Open,
+                deadline: Duration::ZERO,
+                permit: false,
+                replaced: None,
+            };
+            engine.shard(hash).lock().inflight.insert(hash, entry);
+        }
+        engine
+    }
+
+    fn shard(&self, hash: u64) -> &Mutex<Shard> {
+        // The upper bits: an index within the shard may use the lower ones.
+        &self.shards[usize::try_from(hash >> 56).expect("eight bits are left")]
+    }
+
+    pub(crate) fn now(&self) -> Reading {
+        self.time.read()
+    }
+
+    pub(crate) fn accept_clock(&self) -> Result<()> {
+        self.log.check_open()?;
+        self.time.accept();
+        self.log.mark_time(self.now().now_ms)
+    }
+
+    /// Waits until a staged record is durable.
+    pub(crate) fn settle(&self, staged: Staged<Deed>) -> Result<()> {
+        self.log.settle(staged, &|deed, outcome| self.publish(deed, outcome))
+    }
+
+    /// The same without waiting; the deed's ticket tells when.
+    pub(crate) fn settle_later(&self, staged: Staged<Deed>) {
+        self.log.settle_later(staged, &|deed, outcome| self.publish(deed, outcome));
+    }
+
+    /// Commits what async callers have staged, and syncs what is due.
+    pub(crate) fn commit_staged(&self) {
+        self.log.commit_staged(&|deed, outcome| self.publish(deed, outcome));
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.log.sync(&|deed, outcome| self.publish(deed, outcome))?;
+        self.promise()
+    }
+
+    /// Lets the log promise that its last batch is durable.
+    pub(crate) fn promise(&self) -> Result<()> {
+        self.log.promise(&|deed, outcome| self.publish(deed, outcome))
+    }
+
+    /// Does the work that no caller waits for.
+    pub(crate) fn upkeep(&self) {
+        self.log.upkeep();
+    }
+
+    /// Makes the outcome of a record visible. Only whoever commits calls this.
+    fn publish(&self, deed: Deed, outcome: Result<()>) {
+        let wake = match &outcome {
+            Ok(()) => self.apply(&deed),
+            // What failed stays in doubt: nobody is told more than that.
+            Err(_) => self.shard(deed.hash).lock().inflight.all_waiting(deed.hash).into(),
+        };
+        wake.iter().for_each(|signal| signal.fire());
+        if let Some(ticket) = &deed.ticket {
+            let granted = matches!(deed.act, Act::Open) && outcome.is_ok();
+            let abandoned = ticket.finish(outcome);
+            if abandoned && granted {
+                self.release_unrun(deed.hash, deed.token);
+            }
+        }
+    }
+
+    /// Applies what is durable and returns who is to be woken.
+    fn apply(&self, deed: &Deed) -> Vec<Arc<crate::sync::Signal>> {
+        let (hash, token) = (deed.hash, deed.token);
+        let mut shard = self.shard(hash).lock();
+        shard.changes += 1;
+        match &deed.act {
+            Act::Open => {
+                let deadline = self.clock.monotonic() + self.config.lease;
+                if let Some(entry) = shard.inflight.current(hash, token) {
+                    (entry.state, entry.deadline) = (State::Open, deadline);
+                }
+                Vec::new()
+            }
+            Act::Complete(location) => {
+                let entry = shard.inflight.remove(hash, token);
+                shard.index.publish(hash, *location, entry.and_then(|entry| entry.replaced));
+                shard.inflight.all_waiting(hash).into()
+            }
+            Act::Release => match shard.inflight.remove(hash, token) {
+                Some(_) => shard.inflight.next_waiting(hash).into_iter().collect(),
+                None => Vec::new(),
+            },
+            Act::Progress { ended, checkpoint } => {
+                let Some(entry) = shard.inflight.current(hash, token) else { return Vec::new() };
+                if checkpoint.is_some() {
+                    entry.open.checkpoint.clone_from(checkpoint);
+                }
+                if *ended == Ended::No {
+                    return Vec::new();
+                }
+                entry.state = State::Open;
+                shard.inflight.all_waiting(hash).into()
+            }
+        }
+    }
+
+    fn count_orphaned(&self, ended: Ended) {
+        match ended {
+            Ended::No => {}
+            Ended::Crash => self.counters.orphaned_crash.add(1),
+            Ended::Dropped => self.counters.orphaned_dropped.add(1),
+            Ended::LeaseLapsed => self.counters.orphaned_lease_lapsed.add(1),
+            Ended::Failed => self.counters.orphaned_failed.add(1),
+        }
+    }
+
+    /// Turns a claim whose lease is over into an orphan.
+    fn lapse(&self, entry: &mut Entry) {
+        let running = entry.state == State::Open && entry.open.ended == Ended::No;
+        if running && self.clock.monotonic() >= entry.deadline {
+            entry.open.ended = Ended::LeaseLapsed;
+            self.count_orphaned(Ended::LeaseLapsed);
+        }
+    }
+
+    /// Whether nobody resolved an orphan for a whole ttl.
+    fn is_expired(&self, open: &OpenClaim) -> bool {
+        let expires_ms = open.facts.attempted_ms.saturating_add(self.config.ttl_ms());
+        self.now().now_ms >= expires_ms
+    }
+
+    /// Every orphan, oldest first.
+    pub(crate) fn unresolved(&self) -> Result<Vec<OpenClaim>> {
+        self.check_closed()?;
+        let mut orphans = Vec::new();
+        for shard in &self.shards {
+            for (_, entry) in shard.lock().inflight.iter_mut() {
+                self.lapse(entry);
+                if entry.is_orphan() && !self.is_expired(&entry.open) {
+                    orphans.push(entry.open.clone());
+                }
+            }
+        }
+        orphans.sort_by_key(|open| (open.facts.claimed_ms, open.facts.token));
+        Ok(orphans)
+    }
+
+    /// Ends every orphan that is past its ttl.
+    pub(crate) fn expire_orphans(&self) -> Result<u64> {
+        let mut expired = 0;
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let now_ms = self.now().now_ms;
+            let mut past = Vec::new();
+            for (hash, entry) in shard.inflight.iter_mut() {
+                self.lapse(entry);
+                if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open) {
+                    self.log.append_expiry(&entry.open.facts, now_ms)?;
+                    past.push((hash, entry.token()));
+                }
+            }
+            for (hash, token) in past {
+                shard.inflight.remove(hash, token);
+                shard.changes += 1;
+                expired += 1;
+            }
+        }
+        self.counters.orphans_expired.add(expired);
+        if expired > 0 {
+            self.log.sync(&|deed, outcome| self.publish(deed, outcome))?;
+        }
+        Ok(expired)
+    }
+
+    /// Removes what the index still says of dropped segments.
+    pub(crate) fn sweep(&self) {
+        let oldest = self.log.segments.oldest();
+        self.shards.iter().for_each(|shard| shard.lock().index.sweep(oldest));
+    }
+
+    /// Seals the tail if its bucket is over.
+    pub(crate) fn roll_past_bucket(&self) -> Result<()> {
+        let now_ms = self.now().now_ms;
+        self.log.roll_past_bucket(now_ms, &|deed, outcome| self.publish(deed, outcome))
+    }
+
+    /// Wakes every waiting caller, to look again.
+    pub(crate) fn wake_all(&self) {
+        for shard in &self.shards {
+            let signals = shard.lock().inflight.drain_waiting();
+            signals.iter().for_each(|signal| signal.fire());
+        }
+    }
+
+    /// Wakes the waiting callers of leases that are over, and tells when the next one will be.
+    pub(crate) fn wake_lapsed(&self) -> Option<Duration> {
+        let now = self.clock.monotonic();
+        let mut next: Option<Duration> = None;
+        for shard in &self.shards {
+            let mut lapsed = Vec::new();
+            {
+                let mut shard = shard.lock();
+                for (hash, entry) in shard.inflight.iter_mut() {
+                    if entry.state == State::Open && entry.deadline > now {
+                        next = Some(next.map_or(entry.deadline, |next| next.min(entry.deadline)));
+                    } else if entry.state == State::Open {
+                        lapsed.push(hash);
+                    }
+                }
+                lapsed =
+                    lapsed.into_iter().filter(|&hash| shard.inflight.is_awaited(hash)).collect();
+            }
+            for hash in lapsed {
+                let signals = self.shard(hash).lock().inflight.all_waiting(hash);
+                signals.iter().for_each(|signal| signal.fire());
+            }
+        }
+        next
+    }
+
+    pub(crate) fn check_closed(&self) -> Result<()> {
+        // Pairs with the store in `close`.
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn close(&self) -> Result<()> {
+        // Pairs with the load in `check_closed`.
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Err(Error::Closed);
+        }
+        let closed = self.log.close(&|deed, outcome| self.publish(deed, outcome));
+        self.wake_all();
+        closed
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            stats.responses += shard.index.len();
+            stats.index_bytes += shard.index.bytes();
+            for (_, entry) in shard.inflight.iter_mut() {
+                self.lapse(entry);
+                if entry.is_orphan() {
+                    stats.orphans += 1;
+                } else {
+                    stats.in_flight += 1;
+                }
+            }
+        }
+        (stats.segments, stats.disk_bytes) = self.log.segments.totals();
+        (stats.records, stats.appended_bytes, stats.commit_batches) = self.log.appended();
+        let sealed = self.log.segments.sealed();
+        let unexpiring = sealed.iter().filter(|(_, s)| s.completes > 0 && s.expires_ms_max == 0);
+        stats.segments_without_expiry = unexpiring.count() as u64;
+        stats.clock_held = self.now().is_held();
+        let counters = &self.counters;
+        stats.granted = counters.granted.get();
+        stats.replayed = counters.replayed.get();
+        stats.conflicts = counters.conflicts.get();
+        stats.waits = counters.waits.get();
+        stats.refused = counters.refused.get();
+        stats.orphaned_crash = counters.orphaned_crash.get();
+        stats.orphaned_dropped = counters.orphaned_dropped.get();
+        stats.orphaned_lease_lapsed = counters.orphaned_lease_lapsed.get();
+        stats.orphaned_failed = counters.orphaned_failed.get();
+        stats.orphans_expired = counters.orphans_expired.get();
+        stats
+    }
+}

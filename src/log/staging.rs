@@ -1,0 +1,381 @@
+//! The end of the log: gives records their LSN and place, rolls from segment to segment, and
+//! remembers what is open. Everything here runs under the lock of the log.
+//!
+//! A roll is one step: SEAL as the last record of N, and every open claim carried as the first
+//! records of N + 1, with no other record between. So a sealed segment never holds the only copy
+//! of an open claim.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::format::hint::{Hint, Hints};
+use crate::format::record::{self, Draft, Kind, Stamp, Summary};
+use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::location::{Location, Lsn};
+use crate::log::segments::{Segment, Segments};
+use crate::log::{OpenClaim, segment_name};
+use crate::random;
+use crate::scope::Token;
+use crate::storage::{File, Storage};
+
+/// Blocks are allocated this far ahead, at least and at most: a small store stays small.
+const AHEAD_BYTES_MIN: u64 = 64 * 1024;
+const AHEAD_BYTES_MAX: u64 = 1024 * 1024;
+
+/// One step on the way to durability; they are done in order.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Write { file: Arc<dyn File>, offset: u64, bytes: Vec<u8> },
+    Sync(Arc<dyn File>),
+}
+
+/// A segment that was sealed, until its CHECKPOINT and hint file are written.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) segment: u64,
+    pub(crate) salt: u64,
+    pub(crate) hints: Hints,
+}
+
+/// The segment that takes records.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<dyn File>,
+    /// Where the next record goes.
+    pub(crate) offset: u64,
+    /// Blocks exist up to here.
+    pub(crate) allocated: u64,
+    pub(crate) summary: Summary,
+    pub(crate) hints: Vec<Hint>,
+}
+
+/// Whether records reach the file when they are staged or when they are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writes {
+    AtStaging,
+    AtCommit,
+}
+
+/// What the log needs to make segments.
+#[derive(Debug)]
+pub(crate) struct Maker {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) store: [u8; 16],
+    pub(crate) segment_bytes: u64,
+    pub(crate) bucket_ms: u64,
+    pub(crate) writes: Writes,
+}
+
+impl Maker {
+    /// A file with the name of a segment and no header, whose name is durable.
+    pub(crate) fn prepare(&self, segment: u64) -> io::Result<Prepared> {
+        let file = self.storage.create(&segment_name(segment), self.segment_bytes)?;
+        let prepared =
+            Prepared { segment, file, allocated: 0 }.with_first_blocks(self.segment_bytes)?;
+        prepared.file.sync()?;
+        self.storage.sync_dir()?;
+        Ok(prepared)
+    }
+}
+
+/// A segment's file before it has a header.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) segment: u64,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) allocated: u64,
+}
+
+impl Prepared {
+    pub(crate) fn with_first_blocks(mut self, segment_bytes: u64) -> io::Result<Prepared> {
+        self.allocated = (DATA_START + AHEAD_BYTES_MIN).min(segment_bytes);
+        self.file.allocate(0..self.allocated)?;
+        Ok(self)
+    }
+
+    /// Makes sure of blocks for `bytes` of records.
+    fn allocate(mut self, bytes: u64) -> Result<Prepared> {
+        let end = (DATA_START + bytes).next_multiple_of(4096);
+        if end > self.allocated {
+            let missing = self.allocated..end;
+            self.file.allocate(missing).map_err(full_or("allocate a segment"))?;
+            self.allocated = end;
+        }
+        Ok(self)
+    }
+}
+
+/// The state of the log under its lock.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    pub(crate) tail: Tail,
+    /// The newest record staged.
+    pub(crate) last: Lsn,
+    /// What the next record gets.
+    pub(crate) next: Lsn,
+    /// The newest record durable.
+    pub(crate) durable: Lsn,
+    pub(crate) time_ms: u64,
+    pub(crate) open: BTreeMap<Token, OpenClaim>,
+    /// What a roll would carry.
+    pub(crate) carry_bytes: u64,
+    pub(crate) steps: Vec<Step>,
+    /// The tail has records that no step syncs yet.
+    pub(crate) dirty: bool,
+    pub(crate) sealed: Vec<Sealed>,
+    pub(crate) prepared: Option<Prepared>,
+    /// When the oldest record that no sync has taken up was staged, in real time.
+    pub(crate) unsynced_since: Option<Duration>,
+    /// The newest record is one that only promises, or there is none since the open.
+    pub(crate) promised: bool,
+    pub(crate) records: u64,
+    pub(crate) appended_bytes: u64,
+}
+
+/// A record that was staged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) lsn: Lsn,
+    pub(crate) location: Location,
+}
+
+impl Staging {
+    /// Gives a record its LSN and place. `finish` fills in what only the LSN decides.
+    pub(crate) fn append(
+        &mut self,
+        maker: &Maker,
+        segments: &Segments,
+        time_ms: u64,
+        draft: &mut Draft<'_>,
+        finish: impl FnOnce(&mut Draft<'_>, Lsn),
+    ) -> Result<Placed> {
+        self.time_ms = self.time_ms.max(time_ms);
+        let bytes = draft.record_bytes() as u64;
+        if self.bucket_is_over(maker) || !self.has_room(maker, bytes) {
+            self.roll(maker, segments)?;
+        }
+        if !self.has_room(maker, bytes) {
+            return Err(Error::Full { what: "the record does not fit beside the open claims" });
+        }
+        self.allocate(bytes).map_err(full_or("allocate the tail"))?;
+        finish(draft, self.next);
+        self.push(maker, draft)
+    }
+
+    /// Whether a record of these bytes fits, and a SEAL behind it.
+    fn has_room(&self, maker: &Maker, bytes: u64) -> bool {
+        self.tail.offset + bytes + record::seal_bytes() <= maker.segment_bytes
+    }
+
+    /// Whether the tail holds records of a bucket that is past.
+    pub(crate) fn bucket_is_over(&self, maker: &Maker) -> bool {
+        self.tail.summary.completes > 0
+            && self.time_ms / maker.bucket_ms > self.tail.summary.time_ms_min / maker.bucket_ms
+    }
+
+    /// Whether the next record might need the next segment.
+    pub(crate) fn may_roll(&self, maker: &Maker) -> bool {
+        self.bucket_is_over(maker) || !self.has_room(maker, maker.segment_bytes / 4)
+    }
+
+    /// Says that the store was closed here, where there is room to say it.
+    pub(crate) fn append_clean(&mut self, maker: &Maker) -> Result<()> {
+        let draft = Draft::clean(&self.tail.summary);
+        self.append_if_room(maker, &draft)
+    }
+
+    /// Promises everything before it, unless the newest record does so.
+    pub(crate) fn append_promise(&mut self, maker: &Maker) -> Result<()> {
+        if self.promised {
+            return Ok(());
+        }
+        self.append_if_room(maker, &Draft::promise())
+    }
+
+    fn append_if_room(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<()> {
+        let bytes = draft.record_bytes() as u64;
+        if !self.has_room(maker, bytes) {
+            return Ok(());
+        }
+        self.allocate(bytes).map_err(Error::io("allocate the tail"))?;
+        self.push(maker, draft).map(|_| ())
+    }
+
+    fn allocate(&mut self, bytes: u64) -> io::Result<()> {
+        let needed = self.tail.offset + bytes + record::seal_bytes();
+        if needed <= self.tail.allocated {
+            return Ok(());
+        }
+        let ahead = (self.tail.offset / 4).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
+        let end = (needed + ahead).next_multiple_of(4096).min(self.tail.header.segment_bytes);
+        self.tail.file.allocate(self.tail.allocated..end)?;
+        self.tail.allocated = end;
+        Ok(())
+    }
+
+    /// Appends a record that fits.
+    fn push(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<Placed> {
+        let (lsn, offset) = (self.next, self.tail.offset);
+        let stamp = Stamp {
+            identity: self.tail.header.identity(),
+            offset,
+            lsn,
+            durable: self.durable,
+            time_ms: self.time_ms,
+        };
+        let bytes = draft.record_bytes() as u64;
+        match maker.writes {
+            Writes::AtCommit => draft.write(&stamp, self.write_step(offset)),
+            Writes::AtStaging => {
+                let mut record = Vec::with_capacity(draft.record_bytes());
+                draft.write(&stamp, &mut record);
+                let file = &self.tail.file;
+                file.write_at(offset, &record).map_err(Error::io("append a record"))?;
+            }
+        }
+        self.tail.offset += bytes;
+        self.tail.summary.count(draft.kind(), lsn, self.time_ms);
+        (self.last, self.next) = (lsn, lsn.next());
+        self.promised = matches!(draft.kind(), Kind::Promise | Kind::Clean);
+        self.dirty = true;
+        self.records += 1;
+        self.appended_bytes += bytes;
+        Ok(Placed { lsn, location: Location::new(self.tail.header.segment, offset) })
+    }
+
+    /// The bytes of the step that ends at `offset` of the tail.
+    fn write_step(&mut self, offset: u64) -> &mut Vec<u8> {
+        let goes_on = matches!(self.steps.last(), Some(Step::Write { offset: start, bytes, file })
+            if start + bytes.len() as u64 == offset && Arc::ptr_eq(file, &self.tail.file));
+        if !goes_on {
+            let file = Arc::clone(&self.tail.file);
+            self.steps.push(Step::Write { file, offset, bytes: Vec::new() });
+        }
+        match self.steps.last_mut() {
+            Some(Step::Write { bytes, .. }) => bytes,
+            _ => unreachable!("a write step was just pushed"),
+        }
+    }
+
+    /// Remembers where a response went, for the hint file.
+    pub(crate) fn hint(&mut self, hash: u64, location: Location, expires_ms: u64) {
+        let granule = u32::try_from(location.offset() / Location::GRANULE).expect("22 bits");
+        self.tail.hints.push(Hint { hash, granule, forget: false });
+        let summary = &mut self.tail.summary;
+        summary.expires_ms_max = summary.expires_ms_max.max(expires_ms);
+    }
+
+    /// Seals the tail and goes on in the next segment.
+    pub(crate) fn roll(&mut self, maker: &Maker, segments: &Segments) -> Result<()> {
+        let number = self.tail.header.segment + 1;
+        let prepared = match self.prepared.take() {
+            Some(prepared) if prepared.segment == number => prepared,
+            _ => maker.prepare(number).map_err(full_or("prepare a segment"))?,
+        };
+        let prepared = prepared.allocate(self.carry_bytes + record::seal_bytes())?;
+        let salt = random::number().map_err(Error::io("draw a salt"))?;
+        let seal = self.push(maker, &Draft::seal(&self.tail.summary))?;
+        let header = SegmentHeader {
+            store: maker.store,
+            segment: number,
+            salt,
+            first_lsn: self.next,
+            previous_last_lsn: seal.lsn,
+            created_ms: self.time_ms,
+            segment_bytes: maker.segment_bytes,
+        };
+        self.steps.push(Step::Sync(Arc::clone(&self.tail.file)));
+        let sealed = self.start_segment(maker, &header, prepared)?;
+        self.sealed.push(sealed.into_sealed(seal));
+        segments.insert(Segment::new(number, header.identity(), maker.segment_bytes));
+        self.carry(maker)
+    }
+
+    /// Repeats every open claim in the tail.
+    pub(crate) fn carry(&mut self, maker: &Maker) -> Result<()> {
+        let open: Vec<OpenClaim> = self.open.values().cloned().collect();
+        for claim in open {
+            let checkpoint = claim.checkpoint.as_deref().map(|bytes| [bytes]);
+            let value = checkpoint.as_ref().map_or(&[][..], |parts| &parts[..]);
+            self.push(maker, &Draft::claim(&claim.carried(), claim.facts.attempt, value))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the prepared file the tail. Its header is synced before it takes records.
+    fn start_segment(
+        &mut self,
+        maker: &Maker,
+        header: &SegmentHeader,
+        prepared: Prepared,
+    ) -> Result<Tail> {
+        let file = prepared.file;
+        match maker.writes {
+            Writes::AtCommit => {
+                let write =
+                    Step::Write { file: Arc::clone(&file), offset: 0, bytes: header.encode() };
+                self.steps.extend([write, Step::Sync(Arc::clone(&file))]);
+            }
+            Writes::AtStaging => {
+                file.write_at(0, &header.encode()).map_err(Error::io("write a segment header"))?;
+                file.sync().map_err(Error::io("sync a segment header"))?;
+            }
+        }
+        let next = Tail {
+            header: *header,
+            file,
+            offset: DATA_START,
+            allocated: prepared.allocated,
+            summary: Summary::default(),
+            hints: Vec::new(),
+        };
+        Ok(std::mem::replace(&mut self.tail, next))
+    }
+
+    pub(crate) fn insert_open(&mut self, claim: OpenClaim) {
+        self.carry_bytes += carried_bytes(&claim);
+        if let Some(old) = self.open.insert(claim.facts.token, claim) {
+            self.carry_bytes -= carried_bytes(&old);
+        }
+    }
+
+    pub(crate) fn remove_open(&mut self, token: Token) {
+        if let Some(old) = self.open.remove(&token) {
+            self.carry_bytes -= carried_bytes(&old);
+        }
+    }
+}
+
+impl Tail {
+    /// What the hint file of this segment says; the last record is its SEAL.
+    pub(crate) fn into_sealed(mut self, seal: Placed) -> Sealed {
+        self.hints.sort_unstable();
+        let hints = Hints {
+            seal_lsn: seal.lsn,
+            seal_offset: seal.location.offset(),
+            summary: self.summary,
+            entries: self.hints,
+        };
+        Sealed { segment: self.header.segment, salt: self.header.salt, hints }
+    }
+}
+
+/// What a roll writes for this claim.
+pub(crate) fn carried_bytes(claim: &OpenClaim) -> u64 {
+    let checkpoint = claim.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.len());
+    record::carried_bytes(claim.facts.scope.len(), checkpoint)
+}
+
+/// `Full` where the device has no room, else `Io`.
+fn full_or(context: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::Full { what: "the file system" }
+        }
+        _ => Error::io(context)(error),
+    }
+}

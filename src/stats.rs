@@ -1,0 +1,109 @@
+//! What a store counts, and the snapshot that it shows.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A snapshot of a store, from [`Store::stats`](crate::Store::stats). Counters count since the
+/// store was opened.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Responses in the index; those past their expiry count until their segment is dropped.
+    pub responses: u64,
+    /// Claims that are open and not orphans.
+    pub in_flight: u64,
+    /// Claims that are orphans now.
+    pub orphans: u64,
+    /// Segments on disk, prepared ones not counted.
+    pub segments: u64,
+    /// Bytes of these segments, unused space at the end of the newest included.
+    pub disk_bytes: u64,
+    /// Bytes of memory that the index takes.
+    pub index_bytes: u64,
+    /// Claims granted, take-overs included.
+    pub granted: u64,
+    /// Responses replayed by claims.
+    pub replayed: u64,
+    /// Claims that met another fingerprint.
+    pub conflicts: u64,
+    /// Claims that met a running operation.
+    pub waits: u64,
+    /// Claims refused because something was full.
+    pub refused: u64,
+    /// Attempts that an earlier process, or a close, left open.
+    pub orphaned_crash: u64,
+    /// Attempts whose permit was dropped.
+    pub orphaned_dropped: u64,
+    /// Attempts whose lease lapsed.
+    pub orphaned_lease_lapsed: u64,
+    /// Attempts that were given up.
+    pub orphaned_failed: u64,
+    /// Orphans that nobody resolved for a whole ttl.
+    pub orphans_expired: u64,
+    /// Whether a jump of the wall clock is held back, so that nothing expires early.
+    pub clock_held: bool,
+    /// Segments that are kept because a response in them has no expiry: an alarm.
+    pub segments_without_expiry: u64,
+    /// Syncs that made a batch of records durable.
+    pub commit_batches: u64,
+    /// Records appended.
+    pub records: u64,
+    /// Bytes appended, headers and padding included.
+    pub appended_bytes: u64,
+}
+
+/// One counter. `Relaxed` throughout: each is read alone, and orders nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of the engine.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) granted: Counter,
+    pub(crate) replayed: Counter,
+    pub(crate) conflicts: Counter,
+    pub(crate) waits: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) orphaned_crash: Counter,
+    pub(crate) orphaned_dropped: Counter,
+    pub(crate) orphaned_lease_lapsed: Counter,
+    pub(crate) orphaned_failed: Counter,
+    pub(crate) orphans_expired: Counter,
+}
+
+/// What opening a store found and did, from [`Store::recovery`](crate::Store::recovery).
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// The store was closed, and nothing has happened to it since.
+    pub clean: bool,
+    /// How often the store has been opened, this time included.
+    pub epoch: u64,
+    /// Segments found that belong to the store.
+    pub segments: u64,
+    /// Of them, those read in full because they were not sealed.
+    pub segments_scanned: u64,
+    /// Of them, those read in full because their hint file was missing or damaged.
+    pub hints_rebuilt: u64,
+    /// Records read in full.
+    pub records_scanned: u64,
+    /// Bytes behind the last good record that were cut: a torn tail that nobody was promised.
+    pub cut_bytes: u64,
+    /// Why the tail was cut, and in which segment, where it was.
+    pub cut: Option<(u64, &'static str)>,
+    /// Segments discarded because they came after the cut.
+    pub segments_discarded: u64,
+    /// Responses found, expired ones included.
+    pub responses: u64,
+    /// Claims that an earlier process left open.
+    pub orphans: u64,
+}

@@ -1,0 +1,203 @@
+//! The production storage: a real directory. The only home of `std::fs`, maps and their `unsafe`.
+
+use std::any::Any;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+
+use crate::storage::{Access, File, Storage};
+
+/// Zeros are written in pieces of one page: larger writes make larger folios in the page cache,
+/// and later small writes into those are several times slower.
+const FILL: [u8; 4096] = [0; 4096];
+
+/// A directory on a file system.
+#[derive(Debug)]
+pub(crate) struct DiskStorage {
+    dir: PathBuf,
+}
+
+impl DiskStorage {
+    /// The directory, which is created, readable by its owner alone, where it is missing.
+    pub(crate) fn create(dir: &Path) -> io::Result<DiskStorage> {
+        if !dir.is_dir() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            if let Some(parent) = dir.canonicalize()?.parent() {
+                open_dir(parent)?.sync_all()?;
+            }
+        }
+        Ok(DiskStorage { dir: dir.to_owned() })
+    }
+
+    /// The directory, which must exist.
+    pub(crate) fn existing(dir: &Path) -> io::Result<DiskStorage> {
+        fs::metadata(dir)?;
+        Ok(DiskStorage { dir: dir.to_owned() })
+    }
+
+    fn options(access: Access) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.read(true).write(access == Access::Write).mode(0o600);
+        options
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "files live in storage/")]
+fn open_dir(dir: &Path) -> io::Result<fs::File> {
+    fs::File::open(dir)
+}
+
+#[expect(clippy::disallowed_methods, reason = "files live in storage/")]
+impl Storage for DiskStorage {
+    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
+        let mut options = Self::options(Access::Write);
+        let file = options.create(true).truncate(false).open(self.dir.join("LOCK"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        let pid = format!("{:<10}\n", std::process::id());
+        file.write_all_at(pid.as_bytes(), 0)?;
+        Ok(Box::new(file))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let file = Self::options(access).open(self.dir.join(name))?;
+        if access == Access::ReadMapped {
+            return Ok(Arc::new(MappedFile::new(&file)?));
+        }
+        Ok(Arc::new(DiskFile { file }))
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
+        let path = self.dir.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = Self::options(Access::Write).create_new(true).open(path)?;
+        file.set_len(bytes)?;
+        Ok(Arc::new(DiskFile { file }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.dir.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        open_dir(&self.dir)?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct DiskFile {
+    file: fs::File,
+}
+
+impl File for DiskFile {
+    fn size(&self) -> io::Result<u64> {
+        self.file.metadata().map(|metadata| metadata.len())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            // Ends on a page boundary, so that every later piece is a whole page.
+            let len = (4096 - at % 4096).min(range.end - at);
+            let piece = &FILL[..usize::try_from(len).map_or(FILL.len(), |len| len)];
+            self.file.write_all_at(piece, at)?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn discard(&self, range: Range<u64>) -> io::Result<()> {
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.file, punch, range.start, range.end - range.start)?;
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+/// A file behind a read-only map. The bytes may change under it while a record is being appended
+/// or erased, so nothing is ever borrowed from the map: reads copy out, and the caller verifies
+/// the copy.
+#[derive(Debug)]
+struct MappedFile {
+    map: memmap2::MmapRaw,
+}
+
+impl MappedFile {
+    fn new(file: &fs::File) -> io::Result<MappedFile> {
+        memmap2::MmapOptions::new().map_raw_read_only(file).map(|map| MappedFile { map })
+    }
+}
+
+#[expect(unsafe_code, reason = "copying out of a map")]
+impl File for MappedFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.map.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let end = start.checked_add(out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        if end > self.map.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // SAFETY: `start` is within the map, whose length was checked above.
+        let source = unsafe { self.map.as_ptr().add(start) };
+        // SAFETY: `source..source + out.len()` lies within the map, which lives as long as `self`;
+        // `out` is the caller's own memory, so the two do not overlap. The file never shrinks
+        // (`File`: its size never changes), and the copied bytes are verified before use.
+        unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn allocate(&self, _: Range<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn discard(&self, _: Range<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! The seam between the engine and a directory of files. Knows nothing of records.
+//!
+//! Production is [`disk`]; tests put a simulated disk behind the same two traits. What the engine
+//! relies on is stated per method; what it never relies on: that unsynced bytes survive, that they
+//! survive in order, or that a created, renamed or removed name is durable before [`Storage::sync_dir`].
+
+pub(crate) mod disk;
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// How a file will be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reads of any range, in any order; a map may serve them.
+    ReadMapped,
+    /// Reads by positioned system calls, so that a device error is an `io::Error`, never a signal.
+    ReadPositioned,
+    /// Reads and writes.
+    Write,
+}
+
+/// One directory that belongs to one store.
+pub trait Storage: fmt::Debug + Send + Sync + 'static {
+    /// Takes the directory for the caller alone until the guard is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` where somebody, in this process or another, holds it.
+    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>>;
+
+    /// The names of all files, in no order.
+    ///
+    /// # Errors
+    /// Whatever the directory answers.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none.
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
+
+    /// Creates a file of `bytes` zeros, replacing one of the same name. Neither name nor size is
+    /// durable before [`File::sync`] and [`Storage::sync_dir`].
+    ///
+    /// # Errors
+    /// `StorageFull` where there is no room.
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file over another, atomically. Durable after [`Storage::sync_dir`].
+    ///
+    /// # Errors
+    /// Whatever the directory answers.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file. Open handles and maps of it go on reading. Durable after
+    /// [`Storage::sync_dir`].
+    ///
+    /// # Errors
+    /// `NotFound` where there is none.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes every create, rename and remove before it durable.
+    ///
+    /// # Errors
+    /// Whatever the directory answers; the changes are then in doubt.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// One open file. Its size never changes after [`Storage::create`].
+pub trait File: fmt::Debug + Send + Sync + 'static {
+    /// The size in bytes.
+    ///
+    /// # Errors
+    /// Whatever the file answers.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fills `out` from `offset` on. Sees every write that has returned, synced or not.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where the file ends first.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`, within the size. A process that dies afterwards loses
+    /// none of them; a power cut may lose any 512-byte sectors of them until [`File::sync`].
+    ///
+    /// # Errors
+    /// Any error leaves the range in doubt.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Gives `range`, which was never written, real blocks that read as zeros, so that later
+    /// writes there cannot fail for room and their sync has no metadata to write.
+    ///
+    /// # Errors
+    /// `StorageFull` where there is no room; what was written before is unharmed.
+    fn allocate(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Gives the blocks of `range` back; it reads as zeros afterwards. Best effort.
+    ///
+    /// # Errors
+    /// Whatever the file answers; the bytes are then as they were.
+    fn discard(&self, range: Range<u64>) -> io::Result<()>;
+
+    /// Makes every write before it durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// After an error nothing written since the last success can be trusted, whatever a later
+    /// sync says.
+    fn sync(&self) -> io::Result<()>;
+}

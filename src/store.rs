@@ -1,0 +1,402 @@
+//! The public handle of a store, and the options that open one.
+
+use std::any::Any;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::claim::{Claim, Orphan};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Background, Config, Create, Durability, OrphanPolicy, Progress, Reads};
+use crate::engine::Engine;
+use crate::engine::admit::{Admitted, Caller};
+use crate::engine::outcome::{Answer, OrphanInfo, Status};
+use crate::error::{Error, Result};
+use crate::expiry::Expired;
+use crate::future::{ClaimFuture, LookupFuture, Waits};
+use crate::recovery::recover;
+use crate::scope::{Fingerprint, Scope};
+use crate::stats::{Recovery, Stats};
+use crate::storage::Storage;
+use crate::storage::disk::DiskStorage;
+use crate::sync::{Mutex, Signal};
+use crate::worker::{self, Workers};
+
+/// A handle on an open store. Clones share it; the drop of the last one closes it.
+///
+/// ```
+/// use oncelog::{Claim, Fingerprint, Scope, Store};
+///
+/// # let dir = tempfile::tempdir()?;
+/// let store = Store::open(dir.path())?;
+/// let scope = Scope { organization: "acme", method: "POST", path: "/v1/contacts", key: "import-1" };
+/// let fingerprint = Fingerprint::of(b"the request's body");
+/// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+/// permit.complete(b"201 created")?;
+/// let Claim::Replay(stored) = store.claim(scope, fingerprint)? else { unreachable!() };
+/// assert_eq!(stored.bytes(), Some(&b"201 created"[..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Store(Arc<Handle>);
+
+struct Handle {
+    engine: Arc<Engine>,
+    workers: Option<Workers>,
+    // LOCK: directory (a leaf)
+    directory: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+}
+
+impl Store {
+    /// Opens the store in a directory with all defaults, creating both where there is none.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Store> {
+        Options::default().open(dir)
+    }
+
+    /// A builder for everything that can be chosen.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// Claims a scope: however many callers claim it at once, one is granted.
+    ///
+    /// # Errors
+    /// `Invalid` or `TooLarge` for the scope; `Full` where there is no room for another claim;
+    /// `Corrupt` where the record of this scope is damaged; `Poisoned`, `Io`, `Closed`.
+    pub fn claim(&self, scope: Scope<'_>, fingerprint: Fingerprint) -> Result<Claim> {
+        let engine = &self.0.engine;
+        let keyed = engine.keyed(scope)?;
+        let caller = Caller { ticket: None, signal: None };
+        let admitted = engine.admit(&keyed, fingerprint, &caller)?;
+        Claim::settle(engine, admitted)
+    }
+
+    /// Claims a scope, and where the operation runs already waits for it, for at most `limit`
+    /// of the clock's monotonic time; then the answer is [`Claim::InProgress`].
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    pub fn claim_or_wait(
+        &self,
+        scope: Scope<'_>,
+        fingerprint: Fingerprint,
+        limit: Duration,
+    ) -> Result<Claim> {
+        let engine = &self.0.engine;
+        let keyed = engine.keyed(scope)?;
+        let give_up_at = engine.clock.monotonic().saturating_add(limit);
+        let mut woken: Option<Arc<Signal>> = None;
+        loop {
+            let signal = Arc::<Signal>::default();
+            let caller = Caller { ticket: None, signal: Some(&signal) };
+            let admitted = engine.admit(&keyed, fingerprint, &caller);
+            if let Some(woken) = woken.take() {
+                engine.leave(keyed.hash, &woken);
+            }
+            let running = match admitted? {
+                Admitted::Answer(Answer::InProgress(running)) => running,
+                admitted => return Claim::settle(engine, admitted),
+            };
+            let now = engine.clock.monotonic();
+            if now >= give_up_at {
+                engine.leave(keyed.hash, &signal);
+                return Ok(Claim::InProgress(running));
+            }
+            let lapses_at = engine.deadline(keyed.hash, running.token).unwrap_or(Duration::MAX);
+            signal.wait_for(give_up_at.min(lapses_at).saturating_sub(now));
+            engine.leave(keyed.hash, &signal);
+            woken = Some(signal);
+        }
+    }
+
+    /// [`Store::claim`] as a future, `Send + 'static`, for any executor.
+    pub fn claim_async(&self, scope: Scope<'_>, fingerprint: Fingerprint) -> ClaimFuture {
+        ClaimFuture::claim(&self.0.engine, scope, fingerprint, Waits::No)
+    }
+
+    /// [`Store::claim_or_wait`] as a future without a limit; dropping it stops the waiting.
+    pub fn claim_or_wait_async(&self, scope: Scope<'_>, fingerprint: Fingerprint) -> ClaimFuture {
+        ClaimFuture::claim(&self.0.engine, scope, fingerprint, Waits::Yes)
+    }
+
+    /// What a scope holds; never claims it. `None` where it is free.
+    ///
+    /// # Errors
+    /// As [`Store::claim`], but for `Full`.
+    pub fn lookup(&self, scope: Scope<'_>) -> Result<Option<Status>> {
+        let keyed = self.0.engine.keyed(scope)?;
+        self.0.engine.look_up(&keyed)
+    }
+
+    /// [`Store::lookup`] as a future.
+    pub fn lookup_async(&self, scope: Scope<'_>) -> LookupFuture {
+        LookupFuture::new(&self.0.engine, scope)
+    }
+
+    /// Every orphan, oldest first.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn unresolved(&self) -> Result<Vec<OrphanInfo>> {
+        let orphans = self.0.engine.unresolved()?;
+        Ok(orphans.into_iter().map(|open| OrphanInfo { open }).collect())
+    }
+
+    /// The orphan of a scope, if it is one.
+    ///
+    /// # Errors
+    /// `Invalid` or `TooLarge` for the scope; `Closed`.
+    pub fn orphan(&self, scope: Scope<'_>) -> Result<Option<Orphan>> {
+        let engine = &self.0.engine;
+        let keyed = engine.keyed(scope)?;
+        Ok(engine.orphan(&keyed)?.map(|open| Orphan::new(engine, open)))
+    }
+
+    /// Drops what is past: orphans that nobody resolved for a whole ttl, and segments in which
+    /// everything is past, by unlinking them. Also runs by itself, unless the clock moves by hand.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Io`, `Closed`, `Full` where the next segment cannot be made.
+    pub fn expire(&self) -> Result<Expired> {
+        worker::expire(&self.0.engine)
+    }
+
+    /// Makes everything acknowledged so far durable, whatever the durability mode.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Io`, `Closed`.
+    pub fn sync(&self) -> Result<()> {
+        self.0.engine.sync()
+    }
+
+    /// The operator's word that a jump of the wall clock is real: store time follows it at once.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Io`, `Closed`.
+    pub fn accept_clock(&self) -> Result<()> {
+        self.0.engine.accept_clock()
+    }
+
+    /// A snapshot of what the store holds and has counted.
+    pub fn stats(&self) -> Stats {
+        self.0.engine.stats()
+    }
+
+    /// What opening the store found and did.
+    pub fn recovery(&self) -> &Recovery {
+        &self.0.engine.recovery
+    }
+
+    /// Closes the store for every clone and permit; later calls answer `Closed`. The directory is
+    /// free when this returns. Claims that are still open are orphans at the next open.
+    ///
+    /// # Errors
+    /// `Closed` where it was closed before; `Poisoned` or `Io` where what was staged could not be
+    /// made durable. The directory is free all the same.
+    pub fn close(self) -> Result<()> {
+        self.0.close()
+    }
+}
+
+impl Handle {
+    fn close(&self) -> Result<()> {
+        let closed = self.engine.close();
+        if let Some(workers) = &self.workers {
+            workers.stop();
+        }
+        *self.directory.lock() = None;
+        closed
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Nobody is left to tell; what was acknowledged is as durable as it was said to be.
+        self.close().ok();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("storage", &self.0.engine.storage).finish_non_exhaustive()
+    }
+}
+
+/// What can be chosen when a store is opened. Each setter says its unit, default and range; a value
+/// outside is refused by [`Options::open`].
+#[must_use = "options open nothing by themselves"]
+#[derive(Clone)]
+pub struct Options {
+    config: Config,
+    clock: Arc<dyn Clock>,
+    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            config: Config::default(),
+            clock: Arc::new(SystemClock),
+            progress: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl Options {
+    /// Whether an empty directory becomes a store. Default: [`Create::IfMissing`].
+    pub fn create(mut self, create: Create) -> Self {
+        self.config.create = create;
+        self
+    }
+
+    /// How long a response is kept, from its completion on. Default: 30 days; 1 second to 100
+    /// years. A later change touches later completions only.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.config.ttl = ttl;
+        self
+    }
+
+    /// The span of time whose responses share a segment: what expires is unlinked at most this
+    /// much later. Default: ttl / 30; 10 milliseconds to the ttl.
+    pub fn bucket(mut self, bucket: Duration) -> Self {
+        self.config.bucket = Some(bucket);
+        self
+    }
+
+    /// How long a claim may stay silent before it counts as an orphan. Guards against hangs only:
+    /// a crash is known at reopen. Default: 60 seconds; 1 millisecond to 100 years.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.config.lease = lease;
+        self
+    }
+
+    /// When an acknowledgement is given. Default: [`Durability::Synced`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = durability;
+        self
+    }
+
+    /// What a claim of an orphan's scope gets. Default: [`OrphanPolicy::Report`].
+    pub fn on_orphan(mut self, policy: OrphanPolicy) -> Self {
+        self.config.on_orphan = policy;
+        self
+    }
+
+    /// The size of a segment's file, fixed when the store is created. Default and maximum: 64 MiB;
+    /// a multiple of 4,096 bytes, at least 64 KiB.
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
+        self.config.segment_bytes = bytes;
+        self
+    }
+
+    /// The largest response that is stored. Default: 1 MiB, or what fits into small segments; with
+    /// 8 KiB more it must fit into a quarter of a segment.
+    pub fn response_bytes_max(mut self, bytes: u32) -> Self {
+        self.config.response_bytes_max = Some(bytes);
+        self
+    }
+
+    /// How many keys will be live at once, to size the index. Default: 0, it grows as needed; at
+    /// most 10,000,000,000.
+    pub fn expected_keys(mut self, keys: u64) -> Self {
+        self.config.expected_keys = keys;
+        self
+    }
+
+    /// How records are read back. Default: [`Reads::Mapped`].
+    pub fn reads(mut self, reads: Reads) -> Self {
+        self.config.reads = reads;
+        self
+    }
+
+    /// Who does the work that no caller waits for. Default: [`Background::Threads`].
+    pub fn background(mut self, background: Background) -> Self {
+        self.config.background = background;
+        self
+    }
+
+    /// Is called, on the opening thread, while a store is opened.
+    pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = Arc::new(tell);
+        self
+    }
+
+    /// Where the store reads the time. Default: [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Opens the store in a directory.
+    ///
+    /// # Errors
+    /// `Invalid` for an option; `Missing` under [`Create::Never`]; `AlreadyOpen` where somebody has
+    /// it open; `Version` for a newer format; `Corrupt` where what was durable is damaged, with
+    /// every file untouched; `Io`.
+    pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
+        self.config.check()?;
+        let dir = dir.as_ref();
+        let storage = match self.config.create {
+            Create::IfMissing => {
+                DiskStorage::create(dir).map_err(Error::io("create a directory"))?
+            }
+            Create::Never => DiskStorage::existing(dir).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Error::Missing { dir: dir.to_owned() },
+                _ => Error::io("open the directory")(error),
+            })?,
+        };
+        self.open_in(Arc::new(storage), dir)
+    }
+
+    /// Opens a store on another [`Storage`], such as a simulated disk.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store> {
+        self.config.check()?;
+        self.open_in(storage, Path::new("the storage"))
+    }
+
+    fn open_in(self, storage: Arc<dyn Storage>, dir: &Path) -> Result<Store> {
+        let missing = || Error::Missing { dir: dir.to_owned() };
+        if self.config.create == Create::Never {
+            let names = storage.list().map_err(Error::io("list the directory"))?;
+            if names.iter().all(|name| name == "LOCK") {
+                return Err(missing());
+            }
+        }
+        let directory = storage.lock().map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Error::AlreadyOpen { dir: dir.to_owned() },
+            _ => Error::io("lock the directory")(error),
+        })?;
+        let tell = &*self.progress;
+        let clock = Arc::clone(&self.clock);
+        let recovered = recover(Arc::clone(&storage), &self.config, clock, tell)?;
+        let recovered = recovered.ok_or_else(missing)?;
+        let background = self.config.background;
+        let engine = Engine::new(self.config, self.clock, storage, recovered);
+        let engine = Arc::new(engine);
+        let weak = Arc::downgrade(&engine);
+        engine.clock.on_change(Arc::new(move || {
+            if let Some(engine) = weak.upgrade() {
+                engine.wake_all();
+            }
+        }));
+        let workers = match background {
+            Background::Threads => Some(Workers::start(&engine)?),
+            Background::Inline => None,
+        };
+        let directory = Mutex::new(Some(directory));
+        Ok(Store(Arc::new(Handle { engine, workers, directory })))
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,220 @@
+//! Store time: the one time that readers, drops and stamps go by.
+//!
+//! It is the wall clock, never backwards, and never further ahead of the monotonic clock than a
+//! bound, since a clock that jumps forward would expire what it should keep, and an early expiry
+//! is a second run. A larger jump is *held*: time goes on at monotonic pace from where the jump
+//! began until it has lasted an hour of monotonic time, or an operator accepts it.
+//!
+//! At open the monotonic clock says nothing about how long the store was shut. A wall clock at
+//! most [`open_bound_ms`] past the persisted mark is a stop; one further ahead is held like a jump.
+
+use std::sync::Arc;
+
+use crate::clock::{Clock, MS_MAX, duration_ms, to_ms};
+use crate::sync::Mutex;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// How long a jump must last before it is taken for the truth.
+const HOLD_MS: u64 = HOUR_MS;
+
+/// How far the wall clock may run ahead of the monotonic one within a process.
+fn jump_bound_ms(ttl_ms: u64) -> u64 {
+    (ttl_ms / 10).min(HOUR_MS)
+}
+
+/// The longest stop that is believed at open: the ttl, or 30 days where that is longer. A week is
+/// a holiday; a year is a clock that lost its battery.
+pub(crate) fn open_bound_ms(ttl_ms: u64) -> u64 {
+    ttl_ms.max(30 * DAY_MS)
+}
+
+/// What the clock says now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    /// Store time, in milliseconds since 1970.
+    pub(crate) now_ms: u64,
+    /// The latest time that could be true: differs from `now_ms` only while a jump is held.
+    /// Expiries are counted from it, so that accepting the jump later expires nothing early.
+    pub(crate) latest_ms: u64,
+}
+
+impl Reading {
+    pub(crate) fn is_held(self) -> bool {
+        self.latest_ms != self.now_ms
+    }
+}
+
+pub(crate) struct StoreTime {
+    clock: Arc<dyn Clock>,
+    jump_bound_ms: u64,
+    // LOCK: time (a leaf)
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The highest store time so far.
+    high_ms: u64,
+    /// Wall minus monotonic time when the clock was last trusted.
+    trusted_ms: i64,
+    /// Monotonic time at which the present jump was first seen.
+    held_since_ms: Option<u64>,
+}
+
+impl StoreTime {
+    /// Store time that goes on from `mark_ms`, the highest time that the store has on record; 0
+    /// for a new store, whose clock is believed.
+    pub(crate) fn resume(clock: Arc<dyn Clock>, ttl_ms: u64, mark_ms: u64) -> StoreTime {
+        let (wall, monotonic) = read(&*clock);
+        let stop = wall.saturating_sub(mark_ms);
+        let believed = mark_ms == 0 || stop <= open_bound_ms(ttl_ms);
+        let start = if believed { wall.max(mark_ms) } else { mark_ms };
+        let state = State {
+            high_ms: start,
+            trusted_ms: offset(start, monotonic),
+            held_since_ms: (!believed).then_some(monotonic),
+        };
+        StoreTime { clock, jump_bound_ms: jump_bound_ms(ttl_ms), state: Mutex::new(state) }
+    }
+
+    /// Reads the clock and moves store time forward.
+    pub(crate) fn read(&self) -> Reading {
+        let (wall, monotonic) = read(&*self.clock);
+        let mut state = self.state.lock();
+        let ahead = offset(wall, monotonic).saturating_sub(state.trusted_ms);
+        let jumped = u64::try_from(ahead).is_ok_and(|ahead| ahead > self.jump_bound_ms);
+        if !jumped {
+            state.held_since_ms = None;
+        }
+        let held = jumped && {
+            let since = *state.held_since_ms.get_or_insert(monotonic);
+            monotonic.saturating_sub(since) < HOLD_MS
+        };
+        if jumped && !held {
+            state.accept(wall, monotonic);
+        }
+        let paced = monotonic.saturating_add_signed(state.trusted_ms);
+        let now = if held { paced } else { wall };
+        state.high_ms = state.high_ms.max(now).min(MS_MAX);
+        let latest_ms = if held { state.high_ms.max(wall) } else { state.high_ms };
+        Reading { now_ms: state.high_ms, latest_ms }
+    }
+
+    /// Takes the wall clock for the truth, as far ahead as it is.
+    pub(crate) fn accept(&self) {
+        let (wall, monotonic) = read(&*self.clock);
+        let mut state = self.state.lock();
+        if offset(wall, monotonic) > state.trusted_ms {
+            state.accept(wall, monotonic);
+        }
+    }
+}
+
+impl State {
+    fn accept(&mut self, wall_ms: u64, monotonic_ms: u64) {
+        self.trusted_ms = offset(wall_ms, monotonic_ms);
+        self.held_since_ms = None;
+    }
+}
+
+fn read(clock: &dyn Clock) -> (u64, u64) {
+    (to_ms(clock.wall()), duration_ms(clock.monotonic()))
+}
+
+fn offset(wall_ms: u64, monotonic_ms: u64) -> i64 {
+    wall_ms.cast_signed().saturating_sub(monotonic_ms.cast_signed())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    const TTL: u64 = 30 * DAY_MS;
+    const START: u64 = 1_000 * DAY_MS;
+
+    fn at(ms: u64) -> std::time::SystemTime {
+        UNIX_EPOCH + Duration::from_millis(ms)
+    }
+
+    fn store_time(wall_ms: u64, mark_ms: u64) -> (ManualClock, StoreTime) {
+        let clock = ManualClock::at(at(wall_ms));
+        let time = StoreTime::resume(Arc::new(clock.clone()), TTL, mark_ms);
+        (clock, time)
+    }
+
+    #[test]
+    fn time_never_goes_back() {
+        let (clock, time) = store_time(START, 0);
+        clock.set_wall(at(START - DAY_MS));
+        assert_eq!(time.read().now_ms, START);
+        clock.advance(Duration::from_millis(2 * DAY_MS));
+        assert_eq!(time.read().now_ms, START + DAY_MS);
+    }
+
+    #[test]
+    fn a_jump_within_the_bound_is_followed_and_many_small_ones_are_held() {
+        let (clock, time) = store_time(START, 0);
+        clock.set_wall(at(START + HOUR_MS));
+        assert_eq!(time.read(), Reading { now_ms: START + HOUR_MS, latest_ms: START + HOUR_MS });
+        clock.set_wall(at(START + 2 * HOUR_MS));
+        assert_eq!(
+            time.read(),
+            Reading { now_ms: START + HOUR_MS, latest_ms: START + 2 * HOUR_MS }
+        );
+    }
+
+    #[test]
+    fn a_held_jump_goes_on_at_monotonic_pace_for_an_hour_and_is_then_accepted() {
+        let (clock, time) = store_time(START, 0);
+        clock.set_wall(at(START + 365 * DAY_MS));
+        assert!(time.read().is_held());
+        clock.advance(Duration::from_millis(HOUR_MS - 1));
+        assert_eq!(time.read().now_ms, START + HOUR_MS - 1);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(time.read().now_ms, START + 365 * DAY_MS + HOUR_MS);
+        assert!(!time.read().is_held());
+    }
+
+    #[test]
+    fn a_jump_that_goes_away_is_forgotten() {
+        let (clock, time) = store_time(START, 0);
+        clock.set_wall(at(START + DAY_MS));
+        assert!(time.read().is_held());
+        clock.set_wall(at(START));
+        assert_eq!(time.read(), Reading { now_ms: START, latest_ms: START });
+        clock.advance(Duration::from_millis(HOUR_MS));
+        clock.set_wall(at(START + 2 * DAY_MS));
+        assert!(time.read().is_held(), "the hour counts anew for every jump");
+    }
+
+    #[test]
+    fn an_operator_can_accept_a_jump() {
+        let (clock, time) = store_time(START, 0);
+        clock.set_wall(at(START + 365 * DAY_MS));
+        time.accept();
+        assert_eq!(time.read().now_ms, START + 365 * DAY_MS);
+    }
+
+    #[test]
+    fn a_stop_of_a_week_is_believed_and_a_year_is_questioned() {
+        let (_, time) = store_time(START + 7 * DAY_MS, START);
+        assert_eq!(time.read().now_ms, START + 7 * DAY_MS);
+        let (clock, time) = store_time(START + 365 * DAY_MS, START);
+        assert_eq!(time.read().now_ms, START);
+        assert!(time.read().is_held());
+        clock.advance(Duration::from_millis(HOUR_MS));
+        assert!(!time.read().is_held());
+    }
+
+    #[test]
+    fn a_clock_behind_the_mark_stands_at_the_mark() {
+        let (clock, time) = store_time(START - DAY_MS, START);
+        assert_eq!(time.read(), Reading { now_ms: START, latest_ms: START });
+        clock.advance(Duration::from_millis(DAY_MS + 1));
+        assert_eq!(time.read().now_ms, START + 1);
+    }
+}
