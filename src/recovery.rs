@@ -696,9 +696,14 @@ impl<'a> Found<'a> {
     /// A tail from which nothing is worth keeping is made anew under its own number, so that a
     /// process that restarts all the time does not use the numbers up.
     fn worthless_tail(&self) -> Option<&Scanned> {
-        let [tail] = &self.scanned[..] else { return None };
+        let tail = self.scanned.last()?;
+        if tail.scan.last.is_none() {
+            return Some(tail);
+        }
+        // A release in the tail may end a claim of a segment before it that is not sealed either.
+        let alone = self.scanned.len() == 1 && self.replay.open.is_empty();
         let empty = tail.summary.completes == 0 && tail.summary.forgets == 0;
-        (self.replay.open.is_empty() && empty && tail.seal.is_none()).then_some(tail)
+        (alone && empty && tail.seal.is_none()).then_some(tail)
     }
 
     /// The scanned segments are sealed now; they get their hint files.

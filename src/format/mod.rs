@@ -141,3 +141,6 @@ impl<'a> Put<'a> {
         self.at
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -475,7 +475,14 @@ impl<D> Log<D> {
         }
     }
 
+    /// Everything in the order of its LSNs: nothing in N + 1 is synced, and CHECKPOINT does not
+    /// call N sealed, before what comes first is durable.
     fn make_durable(&self, work: &Work<D>) -> Result<()> {
+        self.write_and_sync(work)?;
+        self.checkpoint_sealed(work)
+    }
+
+    fn write_and_sync(&self, work: &Work<D>) -> Result<()> {
         for step in &work.steps {
             match step {
                 Step::Write { file, offset, bytes } => {
@@ -484,15 +491,18 @@ impl<D> Log<D> {
                 Step::Sync(file) => file.sync().map_err(Error::io("sync records"))?,
             }
         }
-        if let Some(newest) = work.sealed.last() {
-            self.checkpoints.lock().write(|checkpoint| {
-                (checkpoint.sealed, checkpoint.tail) = (newest.segment, work.tail);
-                checkpoint.durable_lsn = work.upto;
-                checkpoint.time_ms = checkpoint.time_ms.max(work.time_ms);
-            })?;
-            for sealed in &work.sealed {
-                self.segments.seal(sealed.segment, sealed.hints.summary);
-            }
+        Ok(())
+    }
+
+    fn checkpoint_sealed(&self, work: &Work<D>) -> Result<()> {
+        let Some(newest) = work.sealed.last() else { return Ok(()) };
+        self.checkpoints.lock().write(|checkpoint| {
+            (checkpoint.sealed, checkpoint.tail) = (newest.segment, work.tail);
+            checkpoint.durable_lsn = work.upto;
+            checkpoint.time_ms = checkpoint.time_ms.max(work.time_ms);
+        })?;
+        for sealed in &work.sealed {
+            self.segments.seal(sealed.segment, sealed.hints.summary);
         }
         Ok(())
     }

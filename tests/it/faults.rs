@@ -1,0 +1,159 @@
+//! Faults put in by hand: each is applied to a copy of the crate, and the crash tests must fail.
+//!
+//! A checker that has never failed proves nothing. The copy without a fault must pass, so that a
+//! failure is the fault's.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// A text that is replaced, in a file that holds it once.
+struct Fault {
+    name: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+}
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        name: "a dropped fdatasync",
+        file: "src/log/writer.rs",
+        from: r#"Step::Sync(file) => file.sync().map_err(Error::io("sync records"))?,"#,
+        to: "Step::Sync(_) => {}",
+    },
+    Fault {
+        name: "a publish before the sync",
+        file: "src/log/writer.rs",
+        from: "let outcome = self.check_poison().and_then(|()| self.make_durable(&work));",
+        to: "work.batch.finish(Ok(())); let outcome = self.make_durable(&work);",
+    },
+    Fault {
+        name: "a skipped checksum",
+        file: "src/format/record.rs",
+        from: "if self.body_checksum != checksum(0, fields.0) {",
+        to: "if false {",
+    },
+    Fault {
+        name: "a claim not carried",
+        file: "src/log/staging.rs",
+        from: "self.carry(maker)",
+        to: "Ok(())",
+    },
+    Fault {
+        name: "CHECKPOINT written before the carry is synced",
+        file: "src/log/writer.rs",
+        from: "self.write_and_sync(work)?;\n        self.checkpoint_sealed(work)",
+        to: "self.checkpoint_sealed(work)?;\n        self.write_and_sync(work)",
+    },
+    Fault {
+        name: "an epoch not made durable before the first append",
+        file: "src/recovery.rs",
+        from: "checkpoint.epoch = epoch;",
+        to: "",
+    },
+    Fault {
+        name: "N + 1 acknowledged before N",
+        file: "src/log/staging.rs",
+        from: "self.steps.push(Step::Sync(Arc::clone(&self.tail.file)));",
+        to: "",
+    },
+    Fault {
+        name: "a directory not synced",
+        file: "src/log/staging.rs",
+        from: "self.storage.sync_dir()?;",
+        to: "",
+    },
+    Fault {
+        name: "a segment sealed by its SEAL alone",
+        file: "src/recovery.rs",
+        from: "let goes_on = scanned.scan.end == End::Sealed;",
+        to: "let goes_on = scanned.scan.end == End::Sealed; \
+             if goes_on { self.replay.open.clear(); }",
+    },
+    Fault {
+        name: "a tail trusted as the page cache shows it",
+        file: "src/recovery.rs",
+        from: "if entry.header.lsn > promised {",
+        to: "if false {",
+    },
+    Fault {
+        name: "CHECKPOINT of the recovery written before the tail is sealed and synced",
+        file: "src/recovery.rs",
+        from: r#"staging.tail.file.sync().map_err(Error::io("sync a new segment"))?;"#,
+        to: "",
+    },
+    Fault {
+        name: "a completion of an attempt that was taken over",
+        file: "src/recovery.rs",
+        from: "self.open.remove(&before);",
+        to: "",
+    },
+];
+
+/// A copy of the crate that builds the crash tests and nothing else.
+fn copy_crate(to: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    copy_tree(&root.join("src"), &to.join("src"));
+    copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
+    fs::copy(root.join("tests/it/crash.rs"), to.join("tests/it/crash.rs")).unwrap();
+    fs::write(to.join("tests/it/main.rs"), "mod crash;\nmod support;\n").unwrap();
+    fs::copy(root.join("Cargo.lock"), to.join("Cargo.lock")).unwrap();
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let (head, rest) = manifest.split_once("[dev-dependencies]").unwrap();
+    let (_, test) = rest.split_once("[[test]]").unwrap();
+    let (test, _) = test.split_once("\n[").unwrap();
+    fs::write(to.join("Cargo.toml"), format!("{head}[[test]]{test}\n[workspace]\n")).unwrap();
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn crash_tests(dir: &Path, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--quiet", "--offline", "--test", "it"])
+        .args(arguments)
+        .current_dir(dir)
+        .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults"))
+        .env("ONCELOG_CRASH_POINTS", "2000")
+        .env("RUSTFLAGS", "--cap-lints allow")
+        .output()
+        .expect("cargo runs");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn each_fault_put_in_by_hand_is_caught() {
+    let dir = tempfile::tempdir().unwrap();
+    copy_crate(dir.path());
+    let (passed, text) = crash_tests(dir.path(), &[]);
+    assert!(passed, "the crash tests fail without a fault:\n{text}");
+    let mut missed = Vec::new();
+    for fault in FAULTS {
+        let path = dir.path().join(fault.file);
+        let sound = fs::read_to_string(&path).unwrap();
+        let places = sound.matches(fault.from).count();
+        assert_eq!(places, 1, "{}: {} holds {:?}", fault.name, fault.file, fault.from);
+        fs::write(&path, sound.replace(fault.from, fault.to)).unwrap();
+        let (built, text) = crash_tests(dir.path(), &["--no-run"]);
+        assert!(built, "{}: does not compile:\n{text}", fault.name);
+        let (passed, _) = crash_tests(dir.path(), &[]);
+        println!("{}: {}", fault.name, if passed { "MISSED" } else { "caught" });
+        if passed {
+            missed.push(fault.name);
+        }
+        fs::write(&path, sound).unwrap();
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
