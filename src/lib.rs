@@ -9,7 +9,8 @@
 //!
 //! # let dir = tempfile::tempdir()?;
 //! let store = Store::open(dir.path())?;
-//! let scope = Scope { organization: "acme", method: "POST", path: "/v1/invoices", key: "order-1001" };
+//! let (method, path, key) = ("POST", "/v1/invoices", "order-1001");
+//! let scope = Scope { organization: "acme", method, path, key };
 //! let body = br#"{"total": 100}"#;
 //! match store.claim(scope, Fingerprint::of(body))? {
 //!     Claim::Granted(permit) => {

@@ -67,7 +67,7 @@ impl Location {
     /// `offset` is a multiple of 16 below 64 MiB.
     pub(crate) fn new(segment: u64, offset: u64) -> Location {
         debug_assert!(offset.is_multiple_of(Self::GRANULE) && offset < Self::SEGMENT_BYTES_MAX);
-        Location(segment << Self::GRANULE_BITS | offset / Self::GRANULE)
+        Location((segment << Self::GRANULE_BITS) | (offset / Self::GRANULE))
     }
 
     pub(crate) fn segment(self) -> u64 {

@@ -30,7 +30,8 @@ use crate::worker::{self, Workers};
 ///
 /// # let dir = tempfile::tempdir()?;
 /// let store = Store::open(dir.path())?;
-/// let scope = Scope { organization: "acme", method: "POST", path: "/v1/contacts", key: "import-1" };
+/// let (method, path, key) = ("POST", "/v1/contacts", "import-1");
+/// let scope = Scope { organization: "acme", method, path, key };
 /// let fingerprint = Fingerprint::of(b"the request's body");
 /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
 /// permit.complete(b"201 created")?;

@@ -10,7 +10,7 @@ use crate::engine::ticket::Ticket;
 use crate::engine::{Act, Deed, Engine};
 use crate::error::{Error, Result};
 use crate::format::record::{Body, CHECKPOINT_BYTES_MAX, Complete, Ended, Freed};
-use crate::log::writer::{Staged, Wait};
+use crate::log::writer::{NewComplete, Staged, Wait};
 use crate::log::{Facts, OpenClaim};
 use crate::scope::Token;
 
@@ -121,9 +121,8 @@ impl Engine {
         let ticket = ticket.cloned();
         let wait = wait_of(ticket.as_ref());
         let deed = |location| Deed { hash, token, act: Act::Complete(location), ticket };
-        let attempt = facts.attempt;
-        let now_ms = stored.completed_ms;
-        self.log.stage_complete(&complete, attempt, parts, hash, now_ms, wait, deed)
+        let new = NewComplete { complete, attempt: facts.attempt, parts, hash };
+        self.log.stage_complete(&new, stored.completed_ms, wait, deed)
     }
 
     /// Stages the release of an attempt.
@@ -158,17 +157,12 @@ impl Engine {
         };
         if let Some(facts) = facts {
             match self.release(hash, &facts, By::Permit, None) {
-                Ok(finishing) => self.finish_in_background(finishing),
+                // Whoever publishes may not wait; the batch that gathers takes the record along.
+                Ok(finishing) => self.finish_later(finishing),
                 // It stays claimed, and becomes an orphan: the safe side.
                 Err(_) => self.dropped(hash, token),
             }
         }
-    }
-
-    /// Whoever publishes may not wait for another commit; the committer, or the batch that
-    /// gathers, takes it along.
-    fn finish_in_background(&self, finishing: Finishing<()>) {
-        self.settle_later(finishing.staged);
     }
 
     /// Stages that an attempt was given up: an orphan once that is durable.

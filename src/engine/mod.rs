@@ -323,8 +323,7 @@ impl Engine {
                         lapsed.push(hash);
                     }
                 }
-                lapsed =
-                    lapsed.into_iter().filter(|&hash| shard.inflight.is_awaited(hash)).collect();
+                lapsed.retain(|&hash| shard.inflight.is_awaited(hash));
             }
             for hash in lapsed {
                 let signals = self.shard(hash).lock().inflight.all_waiting(hash);

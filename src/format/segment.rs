@@ -16,7 +16,8 @@ const COPY_BYTES: usize = 4096;
 const FIELDS_BYTES: usize = 80;
 
 /// Where the first record stands.
-pub const DATA_START: u64 = 2 * COPY_BYTES as u64;
+pub const DATA_START: u64 = HEADERS_BYTES as u64;
+const HEADERS_BYTES: usize = 2 * COPY_BYTES;
 
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl SegmentHeader {
     /// # Errors
     /// `Blank` where both copies are zeros: the file was prepared and never used.
     pub fn decode(bytes: &[u8]) -> Result<SegmentHeader, DecodeError> {
-        let bytes = Fields(bytes).bytes(DATA_START as usize)?;
+        let bytes = Fields(bytes).bytes(HEADERS_BYTES)?;
         if bytes.iter().all(|&byte| byte == 0) {
             return Err(DecodeError::Blank);
         }

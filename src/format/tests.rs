@@ -154,13 +154,23 @@ fn dump(bytes: &[u8]) -> String {
 }
 
 fn assert_golden(name: &str, bytes: &[u8]) {
-    let section = format!("{name}
-{}", dump(bytes));
-    let stored = GOLDEN.split("
+    let section = format!(
+        "{name}
+{}",
+        dump(bytes)
+    );
+    let stored = GOLDEN
+        .split(
+            "
 
-").any(|stored| stored.trim_end() == section);
-    assert!(stored, "{name} is not the golden one but
-{section}");
+",
+        )
+        .any(|stored| stored.trim_end() == section);
+    assert!(
+        stored,
+        "{name} is not the golden one but
+{section}"
+    );
 }
 
 fn is_blank(bytes: &[u8]) -> bool {
@@ -388,9 +398,8 @@ fn a_checkpoint_slot_has_its_golden_bytes() {
 
 #[test]
 fn the_newer_checkpoint_slot_that_verifies_counts() {
-    let file = |first: u64, second: u64| {
-        [slot(first).encode(STORE), slot(second).encode(STORE)].concat()
-    };
+    let file =
+        |first: u64, second: u64| [slot(first).encode(STORE), slot(second).encode(STORE)].concat();
     assert_eq!(Checkpoint::decode(&file(6, 7), STORE), Ok(slot(7)));
     assert_eq!(Checkpoint::decode(&file(8, 7), STORE), Ok(slot(8)));
     let mut torn = file(8, 7);

@@ -10,7 +10,11 @@ pub(crate) mod commit;
 pub(crate) mod reader;
 pub(crate) mod segments;
 pub(crate) mod staging;
+
 pub(crate) mod writer;
+
+pub(crate) mod leader;
+pub(crate) mod upkeep;
 
 use std::sync::Arc;
 

@@ -1,8 +1,4 @@
-//! Group commit: callers stage, one of them writes and syncs for all, and publishes.
-//!
-//! Whoever finds no commit under way leads. When it is done and new work has been staged behind
-//! it, it hands leadership to a blocking caller of the next batch, else to the committer thread.
-//! There is no timer: a batch is what gathered while the one before it was synced.
+//! The log as the engine sees it: records are staged here, under the lock of the log.
 //!
 //! The log does not know what a record means to the engine: each comes with a deed, which goes
 //! to the publisher once the record is durable, or once that is known to fail.
@@ -14,17 +10,14 @@ use std::time::Duration;
 use crate::clock::real_monotonic;
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::format::checkpoint::Checkpoint;
-use crate::format::hint::{Binding, Hints};
 use crate::format::record::{Complete, Draft, Ended, Freed};
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints::Checkpoints;
-use crate::log::commit::{Batch, PoisonOnUnwind, Turn};
+use crate::log::commit::Batch;
 use crate::log::segments::Segments;
-use crate::log::staging::{Maker, Placed, Sealed, Staging, Step, carried_bytes};
-use crate::log::{Facts, OpenClaim, hint_name, segment_name};
+use crate::log::staging::{Maker, Placed, Sealed, Staging, carried_bytes};
+use crate::log::{Facts, OpenClaim};
 use crate::scope::{Fingerprint, OperationId, OperationKey, Token};
-use crate::storage::Storage;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// What the log calls when it needs somebody to lead, or to prepare the next segment.
@@ -39,34 +32,34 @@ pub(crate) trait Helpers: Send + Sync {
 pub(crate) type Publish<'a, D> = &'a dyn Fn(D, Result<()>);
 
 pub(crate) struct Log<D> {
-    maker: Maker,
-    durability: Durability,
+    pub(in crate::log) maker: Maker,
+    pub(in crate::log) durability: Durability,
     pub(crate) segments: Segments,
-    operations: OperationKey,
+    pub(in crate::log) operations: OperationKey,
     // LOCK: log
-    state: Mutex<State<D>>,
-    prepared: Condvar,
+    pub(in crate::log) state: Mutex<State<D>>,
+    pub(in crate::log) prepared: Condvar,
     // LOCK: checkpoint (taken by the leader and by expiry, never under the log's)
-    checkpoints: Mutex<Checkpoints>,
-    poison: OnceLock<Arc<str>>,
+    pub(in crate::log) checkpoints: Mutex<Checkpoints>,
+    pub(in crate::log) poison: OnceLock<Arc<str>>,
     // LOCK: hints to write (a leaf)
-    unhinted: Mutex<Vec<Sealed>>,
-    helpers: OnceLock<Arc<dyn Helpers>>,
+    pub(in crate::log) unhinted: Mutex<Vec<Sealed>>,
+    pub(in crate::log) helpers: OnceLock<Arc<dyn Helpers>>,
 }
 
-struct State<D> {
-    staging: Staging,
-    deeds: Vec<D>,
-    batch: Arc<Batch>,
+pub(in crate::log) struct State<D> {
+    pub(in crate::log) staging: Staging,
+    pub(in crate::log) deeds: Vec<D>,
+    pub(in crate::log) batch: Arc<Batch>,
     /// Callers of this batch that wait in their own thread.
-    blocking: usize,
-    leading: bool,
+    pub(in crate::log) blocking: usize,
+    pub(in crate::log) leading: bool,
     /// When the oldest record of the sync under way was staged, in real time.
-    syncing_since: Option<Duration>,
-    closed: bool,
+    pub(in crate::log) syncing_since: Option<Duration>,
+    pub(in crate::log) closed: bool,
     /// Somebody is making the file of the next segment, without the lock.
-    preparing: bool,
-    batches: u64,
+    pub(in crate::log) preparing: bool,
+    pub(in crate::log) batches: u64,
 }
 
 /// How the stager will wait.
@@ -91,6 +84,15 @@ pub(crate) struct NewClaim<'a> {
     pub(crate) fingerprint: Fingerprint,
     /// The attempt that this one replaces.
     pub(crate) previous: Option<&'a OpenClaim>,
+}
+
+/// A completion, its response in parts.
+pub(crate) struct NewComplete<'a> {
+    pub(crate) complete: Complete<'a>,
+    pub(crate) attempt: u16,
+    pub(crate) parts: &'a [&'a [u8]],
+    /// The hash of its scope, for the hint file.
+    pub(crate) hash: u64,
 }
 
 impl NewClaim<'_> {
@@ -211,22 +213,20 @@ impl<D> Log<D> {
         Ok((facts, self.staged(&mut state, deed, wait)))
     }
 
-    /// Stages a COMPLETE with its response in parts.
+    /// Stages a COMPLETE.
     pub(crate) fn stage_complete(
         &self,
-        complete: &Complete<'_>,
-        attempt: u16,
-        parts: &[&[u8]],
-        hash: u64,
+        new: &NewComplete<'_>,
         now_ms: u64,
         wait: Wait,
         deed: impl FnOnce(Location) -> D,
     ) -> Result<Staged<D>> {
-        let mut draft = Draft::complete(complete, attempt, parts);
+        let complete = &new.complete;
+        let mut draft = Draft::complete(complete, new.attempt, new.parts);
         let mut state = self.begin(now_ms)?;
         let placed = self.append(&mut state.staging, now_ms, &mut draft, |_, _| {})?;
         state.staging.remove_open(complete.token);
-        state.staging.hint(hash, placed.location, complete.expires_ms);
+        state.staging.hint(new.hash, placed.location, complete.expires_ms);
         Ok(self.staged(&mut state, deed(placed.location), wait))
     }
 
@@ -283,7 +283,7 @@ impl<D> Log<D> {
         Ok(self.staged(&mut state, deed, wait))
     }
 
-    fn begin(&self, now_ms: u64) -> Result<MutexGuard<'_, State<D>>> {
+    pub(in crate::log) fn begin(&self, now_ms: u64) -> Result<MutexGuard<'_, State<D>>> {
         let mut state = self.state.lock();
         state.staging.time_ms = state.staging.time_ms.max(now_ms);
         // The file of the next segment must not be made twice.
@@ -350,357 +350,13 @@ impl<D> Log<D> {
         self.help(|helpers| helpers.commit_due(Some(real_monotonic() + left)));
     }
 
-    fn help(&self, call: impl FnOnce(&dyn Helpers)) {
+    pub(in crate::log) fn help(&self, call: impl FnOnce(&dyn Helpers)) {
         if let Some(helpers) = self.helpers.get() {
             call(&**helpers);
         }
     }
 
-    /// Waits until the record is durable, leading the commit where that falls to the caller.
-    pub(crate) fn settle(&self, staged: Staged<D>, publish: Publish<'_, D>) -> Result<()> {
-        match staged {
-            Staged::Now(deed) => {
-                publish(deed, Ok(()));
-                Ok(())
-            }
-            Staged::Later { batch, lead } => {
-                if lead {
-                    self.lead(publish);
-                }
-                loop {
-                    match batch.wait() {
-                        Turn::Lead => self.lead(publish),
-                        Turn::Done(outcome) => return outcome,
-                    }
-                }
-            }
-        }
-    }
-
-    /// The same for a caller who does not wait.
-    pub(crate) fn settle_later(&self, staged: Staged<D>, publish: Publish<'_, D>) {
-        match staged {
-            Staged::Now(deed) => publish(deed, Ok(())),
-            Staged::Later { lead: true, .. } => self.lead(publish),
-            Staged::Later { lead: false, .. } => {}
-        }
-    }
-
-    /// Commits what is staged, if nobody else is about to; for the committer.
-    pub(crate) fn commit_staged(&self, publish: Publish<'_, D>) {
-        {
-            let mut state = self.state.lock();
-            let nothing = state.deeds.is_empty() && !state.staging.dirty;
-            if state.leading || nothing || self.poison.get().is_some() {
-                return;
-            }
-            state.leading = true;
-        }
-        self.lead(publish);
-    }
-
-    /// Makes everything staged so far durable.
-    pub(crate) fn sync(&self, publish: Publish<'_, D>) -> Result<()> {
-        self.check_open()?;
-        self.sync_staged(publish)
-    }
-
-    fn sync_staged(&self, publish: Publish<'_, D>) -> Result<()> {
-        let (batch, lead) = {
-            let mut state = self.state.lock();
-            self.check_poison()?;
-            let idle = state.deeds.is_empty() && !state.staging.dirty;
-            if idle && !state.leading {
-                return Ok(());
-            }
-            state.blocking += 1;
-            let lead = !state.leading;
-            state.leading = true;
-            (Arc::clone(&state.batch), lead)
-        };
-        self.settle(Staged::Later { batch, lead }, publish)
-    }
-
-    /// Commits batch after batch until somebody else leads or nothing is staged. The caller holds
-    /// leadership.
-    fn lead(&self, publish: Publish<'_, D>) {
-        while self.commit_batch(publish) == Next::Again {}
-    }
-
-    /// Writes and syncs one batch, hands on, and publishes it.
-    fn commit_batch(&self, publish: Publish<'_, D>) -> Next {
-        let work = self.take_work();
-        let batch = Arc::clone(&work.batch);
-        let guard = PoisonOnUnwind::armed(|error| self.abandon(&batch, &error));
-        let outcome = self.check_poison().and_then(|()| self.make_durable(&work));
-        if let Err(error) = &outcome {
-            self.set_poison(error);
-        }
-        let next = self.hand_over(&work, outcome.is_ok());
-        for deed in work.deeds {
-            publish(deed, outcome.clone());
-        }
-        work.batch.finish(outcome);
-        let sealed = !work.sealed.is_empty();
-        if sealed && self.poison.get().is_none() {
-            self.unhinted.lock().extend(work.sealed);
-        }
-        if sealed || work.wants_segment {
-            self.help(|helpers| helpers.upkeep_due());
-        }
-        guard.disarm();
-        next
-    }
-
-    fn take_work(&self) -> Work<D> {
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        let staging = &mut state.staging;
-        if std::mem::take(&mut staging.dirty) {
-            staging.steps.push(Step::Sync(Arc::clone(&staging.tail.file)));
-        }
-        state.syncing_since = staging.unsynced_since.take();
-        state.blocking = 0;
-        state.batches += 1;
-        Work {
-            steps: std::mem::take(&mut staging.steps),
-            sealed: std::mem::take(&mut staging.sealed),
-            deeds: std::mem::take(&mut state.deeds),
-            batch: std::mem::take(&mut state.batch),
-            upto: staging.last,
-            tail: staging.tail.header.segment,
-            time_ms: staging.time_ms,
-            wants_segment: staging.prepared.is_none()
-                && staging.tail.offset > self.maker.segment_bytes / 2,
-        }
-    }
-
-    /// Everything in the order of its LSNs: nothing in N + 1 is synced, and CHECKPOINT does not
-    /// call N sealed, before what comes first is durable.
-    fn make_durable(&self, work: &Work<D>) -> Result<()> {
-        self.write_and_sync(work)?;
-        self.checkpoint_sealed(work)
-    }
-
-    fn write_and_sync(&self, work: &Work<D>) -> Result<()> {
-        for step in &work.steps {
-            match step {
-                Step::Write { file, offset, bytes } => {
-                    file.write_at(*offset, bytes).map_err(Error::io("write records"))?;
-                }
-                Step::Sync(file) => file.sync().map_err(Error::io("sync records"))?,
-            }
-        }
-        Ok(())
-    }
-
-    fn checkpoint_sealed(&self, work: &Work<D>) -> Result<()> {
-        let Some(newest) = work.sealed.last() else { return Ok(()) };
-        self.checkpoints.lock().write(|checkpoint| {
-            (checkpoint.sealed, checkpoint.tail) = (newest.segment, work.tail);
-            checkpoint.durable_lsn = work.upto;
-            checkpoint.time_ms = checkpoint.time_ms.max(work.time_ms);
-        })?;
-        for sealed in &work.sealed {
-            self.segments.seal(sealed.segment, sealed.hints.summary);
-        }
-        Ok(())
-    }
-
-    /// Gives leadership to the next batch. After a failure the caller keeps it, to fail that
-    /// batch too.
-    fn hand_over(&self, work: &Work<D>, durable: bool) -> Next {
-        let mut state = self.state.lock();
-        state.syncing_since = None;
-        if durable {
-            state.staging.durable = work.upto;
-        }
-        if !durable && !(state.deeds.is_empty() && state.blocking == 0) {
-            return Next::Again;
-        }
-        if state.blocking > 0 {
-            state.batch.hand_over();
-            return Next::Other;
-        }
-        if !state.deeds.is_empty() && self.helpers.get().is_none() {
-            return Next::Again;
-        }
-        state.leading = false;
-        if !state.deeds.is_empty() {
-            self.help(|helpers| helpers.commit_due(None));
-        }
-        Next::Other
-    }
-
-    /// A panic in the middle of a commit: nothing more is acknowledged, and nobody waits for ever.
-    fn abandon(&self, batch: &Batch, error: &Error) {
-        self.set_poison(error);
-        let mut state = self.state.lock();
-        state.leading = false;
-        state.batch.finish(Err(error.clone()));
-        batch.finish(Err(error.clone()));
-    }
-
-    /// Appends a CLEAN and syncs all there is; nothing can be staged afterwards.
-    pub(crate) fn close(&self, publish: Publish<'_, D>) -> Result<()> {
-        {
-            let mut state = self.state.lock();
-            if std::mem::replace(&mut state.closed, true) {
-                return Err(Error::Closed);
-            }
-        }
-        self.sync_staged(publish)?;
-        {
-            let mut state = self.state.lock();
-            let appended = state.staging.append_clean(&self.maker);
-            if let Err(error) = &appended {
-                self.set_poison(error);
-            }
-            appended?;
-        }
-        self.sync_staged(publish)?;
-        let (last, time_ms) = {
-            let state = self.state.lock();
-            (state.staging.last, state.staging.time_ms)
-        };
-        self.checkpoint(|checkpoint| {
-            checkpoint.durable_lsn = last;
-            checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
-        })
-    }
-
-    /// Appends a record that promises everything before it, unless the newest record does.
-    pub(crate) fn promise(&self, publish: Publish<'_, D>) -> Result<()> {
-        {
-            let mut state = self.state.lock();
-            let idle = !state.leading && state.deeds.is_empty() && !state.staging.dirty;
-            if !idle || state.closed || self.poison.get().is_some() {
-                return Ok(());
-            }
-            let appended = state.staging.append_promise(&self.maker);
-            if let Err(error) = &appended {
-                self.set_poison(error);
-            }
-            appended?;
-        }
-        self.sync_staged(publish)
-    }
-
-    /// Writes one slot of CHECKPOINT; a failure poisons.
-    fn checkpoint(&self, change: impl FnOnce(&mut Checkpoint)) -> Result<()> {
-        let written = self.checkpoints.lock().write(change);
-        written.inspect_err(|error| self.set_poison(error))
-    }
-
-    /// Seals the tail if its bucket is over, so that it can be dropped when its time comes.
-    pub(crate) fn roll_past_bucket(&self, now_ms: u64, publish: Publish<'_, D>) -> Result<()> {
-        {
-            let mut state = self.begin(now_ms)?;
-            if !state.staging.bucket_is_over(&self.maker) {
-                return Ok(());
-            }
-            let rolled = state.staging.roll(&self.maker, &self.segments);
-            if let Err(error @ Error::Io { .. }) = &rolled {
-                self.set_poison(error);
-            }
-            rolled?;
-        }
-        self.sync(publish)
-    }
-
-    /// Makes the segments below `oldest` absent: first on disk in both slots, then for readers.
-    /// Returns the names of the files that may now be removed.
-    pub(crate) fn drop_below(&self, oldest: u64, time_ms: u64) -> Result<Vec<String>> {
-        self.check_poison()?;
-        let from = self.segments.oldest();
-        let written = self.checkpoints.lock().write_both(|checkpoint| {
-            checkpoint.oldest = oldest;
-            checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
-        });
-        written.inspect_err(|error| self.set_poison(error))?;
-        self.segments.drop_below(oldest);
-        Ok((from..oldest).flat_map(|number| [segment_name(number), hint_name(number)]).collect())
-    }
-
-    /// Writes the highest store time, so that a restart goes on from it.
-    pub(crate) fn mark_time(&self, time_ms: u64) -> Result<()> {
-        self.check_open()?;
-        self.checkpoint(|checkpoint| checkpoint.time_ms = checkpoint.time_ms.max(time_ms))
-    }
-
-    /// Makes the file of the next segment, and the hint files of sealed ones. A failure to do so
-    /// harms nothing: the segment is then made when it is needed, the hints at the next open.
-    pub(crate) fn upkeep(&self) {
-        self.prepare_segment();
-        let sealed = std::mem::take(&mut *self.unhinted.lock());
-        for sealed in sealed {
-            let binding =
-                Binding { store: self.maker.store, segment: sealed.segment, salt: sealed.salt };
-            if write_hints(&*self.maker.storage, binding, &sealed.hints).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn prepare_segment(&self) {
-        let number = {
-            let mut state = self.state.lock();
-            let wanted = state.staging.prepared.is_none()
-                && state.staging.tail.offset > self.maker.segment_bytes / 2;
-            if !wanted || state.preparing || state.closed {
-                return;
-            }
-            state.preparing = true;
-            state.staging.tail.header.segment + 1
-        };
-        let prepared = self.maker.prepare(number);
-        let mut state = self.state.lock();
-        state.preparing = false;
-        state.staging.prepared = prepared.ok();
-        self.prepared.notify_all();
-    }
-
-    /// The number of records, bytes and batches so far.
-    pub(crate) fn appended(&self) -> (u64, u64, u64) {
-        let state = self.state.lock();
-        (state.staging.records, state.staging.appended_bytes, state.batches)
-    }
-
-    fn set_poison(&self, error: &Error) {
+    pub(in crate::log) fn set_poison(&self, error: &Error) {
         self.poison.get_or_init(|| error.to_string().into());
     }
-}
-
-/// Writes a hint file under another name and renames it, so that a torn one is never read.
-pub(crate) fn write_hints(
-    storage: &dyn Storage,
-    binding: Binding,
-    hints: &Hints,
-) -> std::io::Result<()> {
-    let bytes = hints.encode(binding);
-    let name = hint_name(binding.segment);
-    let draft = format!("{name}.tmp");
-    let file = storage.create(&draft, bytes.len() as u64)?;
-    file.write_at(0, &bytes)?;
-    file.sync()?;
-    storage.rename(&draft, &name)?;
-    storage.sync_dir()
-}
-
-/// Who commits after this batch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Again,
-    Other,
-}
-
-struct Work<D> {
-    steps: Vec<Step>,
-    sealed: Vec<Sealed>,
-    deeds: Vec<D>,
-    batch: Arc<Batch>,
-    upto: Lsn,
-    tail: u64,
-    time_ms: u64,
-    wants_segment: bool,
 }

@@ -2,7 +2,8 @@
 //!
 //! Production is [`disk`]; tests put a simulated disk behind the same two traits. What the engine
 //! relies on is stated per method; what it never relies on: that unsynced bytes survive, that they
-//! survive in order, or that a created, renamed or removed name is durable before [`Storage::sync_dir`].
+//! survive in order, or that a created, renamed or removed name is durable before
+//! [`Storage::sync_dir`].
 
 pub(crate) mod disk;
 

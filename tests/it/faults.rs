@@ -18,13 +18,13 @@ struct Fault {
 const FAULTS: &[Fault] = &[
     Fault {
         name: "a dropped fdatasync",
-        file: "src/log/writer.rs",
+        file: "src/log/leader.rs",
         from: r#"Step::Sync(file) => file.sync().map_err(Error::io("sync records"))?,"#,
         to: "Step::Sync(_) => {}",
     },
     Fault {
         name: "a publish before the sync",
-        file: "src/log/writer.rs",
+        file: "src/log/leader.rs",
         from: "let outcome = self.check_poison().and_then(|()| self.make_durable(&work));",
         to: "work.batch.finish(Ok(())); let outcome = self.make_durable(&work);",
     },
@@ -42,13 +42,13 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "CHECKPOINT written before the carry is synced",
-        file: "src/log/writer.rs",
+        file: "src/log/leader.rs",
         from: "self.write_and_sync(work)?;\n        self.checkpoint_sealed(work)",
         to: "self.checkpoint_sealed(work)?;\n        self.write_and_sync(work)",
     },
     Fault {
         name: "an epoch not made durable before the first append",
-        file: "src/recovery.rs",
+        file: "src/recovery/settle.rs",
         from: "checkpoint.epoch = epoch;",
         to: "",
     },
@@ -66,26 +66,26 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a segment sealed by its SEAL alone",
-        file: "src/recovery.rs",
+        file: "src/recovery/survey.rs",
         from: "let goes_on = scanned.scan.end == End::Sealed;",
         to: "let goes_on = scanned.scan.end == End::Sealed; \
              if goes_on { self.replay.open.clear(); }",
     },
     Fault {
         name: "a tail trusted as the page cache shows it",
-        file: "src/recovery.rs",
+        file: "src/recovery/settle.rs",
         from: "if entry.header.lsn > promised {",
         to: "if false {",
     },
     Fault {
         name: "CHECKPOINT of the recovery written before the tail is sealed and synced",
-        file: "src/recovery.rs",
+        file: "src/recovery/settle.rs",
         from: r#"staging.tail.file.sync().map_err(Error::io("sync a new segment"))?;"#,
         to: "",
     },
     Fault {
         name: "a completion of an attempt that was taken over",
-        file: "src/recovery.rs",
+        file: "src/recovery/replay.rs",
         from: "self.open.remove(&before);",
         to: "",
     },

@@ -1,0 +1,154 @@
+//! What keeps the log going besides its records: the close, the roll at the end of a bucket, the
+//! drop of segments, the next segment's file, and hint files.
+
+use std::io;
+
+use crate::error::{Error, Result};
+use crate::format::checkpoint::Checkpoint;
+use crate::format::hint::{Binding, Hints};
+use crate::log::writer::{Log, Publish};
+use crate::log::{hint_name, segment_name};
+use crate::storage::Storage;
+
+impl<D> Log<D> {
+    /// Appends a CLEAN and syncs all there is; nothing can be staged afterwards.
+    pub(crate) fn close(&self, publish: Publish<'_, D>) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.closed, true) {
+                return Err(Error::Closed);
+            }
+        }
+        self.sync_staged(publish)?;
+        {
+            let mut state = self.state.lock();
+            let appended = state.staging.append_clean(&self.maker);
+            if let Err(error) = &appended {
+                self.set_poison(error);
+            }
+            appended?;
+        }
+        self.sync_staged(publish)?;
+        let (last, time_ms) = {
+            let state = self.state.lock();
+            (state.staging.last, state.staging.time_ms)
+        };
+        self.checkpoint(|checkpoint| {
+            checkpoint.durable_lsn = last;
+            checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
+        })
+    }
+
+    /// Appends a record that promises everything before it, unless the newest record does.
+    pub(crate) fn promise(&self, publish: Publish<'_, D>) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            let idle = !state.leading && state.deeds.is_empty() && !state.staging.dirty;
+            if !idle || state.closed || self.poison.get().is_some() {
+                return Ok(());
+            }
+            let appended = state.staging.append_promise(&self.maker);
+            if let Err(error) = &appended {
+                self.set_poison(error);
+            }
+            appended?;
+        }
+        self.sync_staged(publish)
+    }
+
+    /// Writes one slot of CHECKPOINT; a failure poisons.
+    fn checkpoint(&self, change: impl FnOnce(&mut Checkpoint)) -> Result<()> {
+        let written = self.checkpoints.lock().write(change);
+        written.inspect_err(|error| self.set_poison(error))
+    }
+
+    /// Seals the tail if its bucket is over, so that it can be dropped when its time comes.
+    pub(crate) fn roll_past_bucket(&self, now_ms: u64, publish: Publish<'_, D>) -> Result<()> {
+        {
+            let mut state = self.begin(now_ms)?;
+            if !state.staging.bucket_is_over(&self.maker) {
+                return Ok(());
+            }
+            let rolled = state.staging.roll(&self.maker, &self.segments);
+            if let Err(error @ Error::Io { .. }) = &rolled {
+                self.set_poison(error);
+            }
+            rolled?;
+        }
+        self.sync(publish)
+    }
+
+    /// Makes the segments below `oldest` absent: first on disk in both slots, then for readers.
+    /// Returns the names of the files that may now be removed.
+    pub(crate) fn drop_below(&self, oldest: u64, time_ms: u64) -> Result<Vec<String>> {
+        self.check_poison()?;
+        let from = self.segments.oldest();
+        let written = self.checkpoints.lock().write_both(|checkpoint| {
+            checkpoint.oldest = oldest;
+            checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
+        });
+        written.inspect_err(|error| self.set_poison(error))?;
+        self.segments.drop_below(oldest);
+        Ok((from..oldest).flat_map(|number| [segment_name(number), hint_name(number)]).collect())
+    }
+
+    /// Writes the highest store time, so that a restart goes on from it.
+    pub(crate) fn mark_time(&self, time_ms: u64) -> Result<()> {
+        self.check_open()?;
+        self.checkpoint(|checkpoint| checkpoint.time_ms = checkpoint.time_ms.max(time_ms))
+    }
+
+    /// Makes the file of the next segment, and the hint files of sealed ones. A failure to do so
+    /// harms nothing: the segment is then made when it is needed, the hints at the next open.
+    pub(crate) fn upkeep(&self) {
+        self.prepare_segment();
+        let sealed = std::mem::take(&mut *self.unhinted.lock());
+        for sealed in sealed {
+            let binding =
+                Binding { store: self.maker.store, segment: sealed.segment, salt: sealed.salt };
+            if write_hints(&*self.maker.storage, binding, &sealed.hints).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn prepare_segment(&self) {
+        let number = {
+            let mut state = self.state.lock();
+            let wanted = state.staging.prepared.is_none()
+                && state.staging.tail.offset > self.maker.segment_bytes / 2;
+            if !wanted || state.preparing || state.closed {
+                return;
+            }
+            state.preparing = true;
+            state.staging.tail.header.segment + 1
+        };
+        let prepared = self.maker.prepare(number);
+        let mut state = self.state.lock();
+        state.preparing = false;
+        state.staging.prepared = prepared.ok();
+        self.prepared.notify_all();
+    }
+
+    /// The number of records, bytes and batches so far.
+    pub(crate) fn appended(&self) -> (u64, u64, u64) {
+        let state = self.state.lock();
+        (state.staging.records, state.staging.appended_bytes, state.batches)
+    }
+}
+
+/// Writes a hint file under another name and renames it, so that a torn one is never read.
+pub(crate) fn write_hints(
+    storage: &dyn Storage,
+    binding: Binding,
+    hints: &Hints,
+) -> io::Result<()> {
+    let bytes = hints.encode(binding);
+    let name = hint_name(binding.segment);
+    let draft = format!("{name}.tmp");
+    let file = storage.create(&draft, bytes.len() as u64)?;
+    file.write_at(0, &bytes)?;
+    file.sync()?;
+    storage.rename(&draft, &name)?;
+    storage.sync_dir()
+}

@@ -1,0 +1,308 @@
+//! The half of recovery that changes the store, each step durable before the next.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{Config, Durability, Reads};
+use crate::error::{Error, Result};
+use crate::format::hint::Hints;
+use crate::format::record::{Draft, Kind, Stamp, Summary};
+use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::location::{Location, Lsn};
+use crate::log::checkpoints::{self, Checkpoints};
+use crate::log::reader::{self, End};
+use crate::log::segments::{Segment, Segments};
+use crate::log::staging::{Maker, Placed, Prepared, Staging, Tail, Writes};
+use crate::log::upkeep::write_hints;
+use crate::log::writer::Log;
+use crate::log::{number_of, segment_name};
+use crate::random;
+use crate::recovery::SUPER;
+use crate::recovery::survey::{Scanned, Survey, used_bytes};
+use crate::scope::OperationKey;
+use crate::stats::Recovery;
+use crate::storage::Access;
+use crate::time::StoreTime;
+
+impl Survey<'_> {
+    /// Changes the store to what was decided, and makes the log that goes on from there.
+    pub(in crate::recovery) fn settle<D>(
+        &mut self,
+        mut maker: Maker,
+        mut checkpoints: Checkpoints,
+        config: &Config,
+        time: &StoreTime,
+    ) -> Result<(Log<D>, Recovery)> {
+        let epoch = self.checkpoint.epoch + 1;
+        if epoch > Lsn::EPOCH_MAX {
+            let what = "the store was opened more often than token numbers allow";
+            return Err(Error::Invalid { what });
+        }
+        let adoptable = self.adoptable();
+        let remade = if adoptable { None } else { self.worthless_tail().map(|tail| tail.header) };
+        checkpoints.write_both(|checkpoint| {
+            checkpoint.epoch = epoch;
+            if let Some(header) = remade {
+                checkpoint.durable_lsn = checkpoint.durable_lsn.min(header.previous_last_lsn);
+            }
+        })?;
+        self.remove_strays()?;
+        self.rewrite_unpromised()?;
+        let next = Lsn::first_of(epoch);
+        let now_ms = time.read().now_ms;
+        let mut staging = if adoptable {
+            self.adopt(next, now_ms)
+        } else {
+            self.go_on(&maker, &mut checkpoints, next, now_ms)?
+        };
+        staging.durable = staging.next.before();
+        staging.steps.clear();
+        maker.writes = match config.durability {
+            Durability::Synced => Writes::AtCommit,
+            Durability::Buffered { .. } => Writes::AtStaging,
+        };
+        for (binding, hints) in &self.rebuilt {
+            // Without hints the next open is slower, and nothing else.
+            if write_hints(self.storage, *binding, hints).is_err() {
+                break;
+            }
+        }
+        let access = match config.reads {
+            Reads::Mapped => Access::ReadMapped,
+            Reads::Positioned => Access::ReadPositioned,
+        };
+        let oldest = self.checkpoint.oldest;
+        let segments = Segments::new(Arc::clone(&maker.storage), access, oldest);
+        let bytes = maker.segment_bytes;
+        let insert = |header: &SegmentHeader| {
+            segments.insert(Segment::new(header.segment, header.identity(), bytes));
+        };
+        for (header, summary) in &self.sealed {
+            insert(header);
+            segments.seal(header.segment, *summary);
+        }
+        insert(&staging.tail.header);
+        self.report.responses = self.replay.responses.len() as u64;
+        self.report.orphans = self.replay.open.len() as u64;
+        let secret = random::bytes().map_err(Error::io("draw a secret for operation ids"))?;
+        let operations = OperationKey::new(&secret);
+        let log = Log::new(maker, config.durability, segments, operations, staging, checkpoints);
+        Ok((log, self.report.clone()))
+    }
+
+    /// Removes what is not part of the store: dropped segments, drafts, prepared files, and
+    /// whatever lies behind the cut.
+    fn remove_strays(&mut self) -> Result<()> {
+        let newest = self.scanned.last().map_or(self.checkpoint.sealed, |s| s.header.segment);
+        let live = self.checkpoint.oldest..=newest;
+        let mut removed = false;
+        for name in self.storage.list().map_err(Error::io("list the directory"))? {
+            let number = number_of(&name, ".seg").or(number_of(&name, ".idx"));
+            let draft = name.strip_suffix(".tmp").is_some_and(|name| {
+                name == SUPER
+                    || name == checkpoints::NAME
+                    || number_of(name, ".idx").is_some()
+                    || number_of(name, ".seg").is_some()
+            });
+            if draft || number.is_some_and(|number| !live.contains(&number)) {
+                self.storage.remove(&name).map_err(Error::io("remove a discarded file"))?;
+                removed = true;
+            }
+        }
+        self.report.segments_discarded = self.discarded.len() as u64;
+        if removed {
+            self.storage.sync_dir().map_err(Error::io("sync the directory"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes again what no promise covers, zeros the cut, and syncs: after a failed sync the page
+    /// cache can hold bytes, marked clean, that the disk never got.
+    fn rewrite_unpromised(&mut self) -> Result<()> {
+        let promises = self.scanned.iter().map(|scanned| scanned.scan.promise);
+        let promised = promises.fold(self.checkpoint.durable_lsn, Lsn::max);
+        for scanned in &self.scanned {
+            let end = usize::try_from(scanned.scan.offset).expect("within a segment");
+            let mut first = None;
+            let identity = scanned.header.identity();
+            reader::scan(&scanned.bytes, identity, scanned.header.first_lsn, |entry| {
+                if entry.header.lsn > promised {
+                    first.get_or_insert(entry.offset);
+                }
+            });
+            if let Some(first) = first {
+                let start = usize::try_from(first).expect("within a segment");
+                let file = &scanned.file;
+                file.write_at(first, &scanned.bytes[start..end])
+                    .map_err(Error::io("rewrite the tail"))?;
+            }
+            let used = usize::try_from(used_bytes(&scanned.bytes)).expect("within a segment");
+            if used > end && scanned.scan.end != End::Sealed {
+                let zeros = vec![0; used - end];
+                scanned
+                    .file
+                    .write_at(scanned.scan.offset, &zeros)
+                    .map_err(Error::io("cut the tail"))?;
+            }
+            scanned.file.sync().map_err(Error::io("sync the tail"))?;
+        }
+        Ok(())
+    }
+
+    /// A tail that ends with a CLEAN can take more records.
+    fn adoptable(&self) -> bool {
+        let [tail] = &self.scanned[..] else { return false };
+        self.report.cut.is_none() && matches!(tail.scan.last, Some((_, Kind::Clean)))
+    }
+
+    /// Goes on in the tail as it is.
+    fn adopt(&mut self, next: Lsn, now_ms: u64) -> Staging {
+        let tail = self.scanned.pop().expect("an adoptable tail was scanned");
+        self.report.clean = true;
+        let offset = tail.scan.offset;
+        let tail = Tail {
+            header: tail.header,
+            file: tail.file,
+            offset,
+            allocated: offset.next_multiple_of(4096),
+            summary: tail.summary,
+            hints: tail.hints,
+        };
+        self.staging(tail, next, now_ms)
+    }
+
+    fn staging(&self, tail: Tail, next: Lsn, now_ms: u64) -> Staging {
+        let mut staging = Staging {
+            tail,
+            last: self.last,
+            next,
+            durable: next.before(),
+            time_ms: now_ms,
+            open: BTreeMap::new(),
+            carry_bytes: 0,
+            steps: Vec::new(),
+            dirty: false,
+            sealed: Vec::new(),
+            prepared: None,
+            unsynced_since: None,
+            promised: true,
+            records: 0,
+            appended_bytes: 0,
+        };
+        self.replay.open.values().for_each(|claim| staging.insert_open(claim.clone()));
+        staging
+    }
+
+    /// Seals what was scanned and goes on in a new segment that begins with the open claims.
+    fn go_on(
+        &mut self,
+        maker: &Maker,
+        checkpoints: &mut Checkpoints,
+        mut next: Lsn,
+        now_ms: u64,
+    ) -> Result<Staging> {
+        let number = if let Some(worthless) = self.worthless_tail() {
+            let header = worthless.header;
+            self.scanned.pop();
+            self.last = header.previous_last_lsn;
+            header.segment
+        } else {
+            let newest = self.scanned.last().map(|scanned| scanned.header.segment);
+            newest.map_or(self.checkpoint.oldest.max(self.checkpoint.sealed + 1), |last| last + 1)
+        };
+        if let Some(tail) = self.scanned.last_mut()
+            && tail.seal.is_none()
+        {
+            let placed = seal(tail, next, now_ms)?;
+            tail.seal = Some(placed);
+            (self.last, next) = (placed.lsn, next.next());
+        }
+        self.hint_scanned();
+        let header = SegmentHeader {
+            store: maker.store,
+            segment: number,
+            salt: random::number().map_err(Error::io("draw a salt"))?,
+            first_lsn: next,
+            previous_last_lsn: self.last,
+            created_ms: now_ms,
+            segment_bytes: maker.segment_bytes,
+        };
+        let tail = new_tail(maker, header)?;
+        let mut staging = self.staging(tail, next, now_ms);
+        staging.carry(maker)?;
+        staging.tail.file.sync().map_err(Error::io("sync a new segment"))?;
+        staging.dirty = false;
+        checkpoints.write(|checkpoint| {
+            (checkpoint.sealed, checkpoint.tail) = (number - 1, number);
+            checkpoint.durable_lsn = staging.last;
+            checkpoint.time_ms = checkpoint.time_ms.max(now_ms);
+        })?;
+        Ok(staging)
+    }
+
+    /// A tail from which nothing is worth keeping is made anew under its own number, so that a
+    /// process that restarts all the time does not use the numbers up.
+    fn worthless_tail(&self) -> Option<&Scanned> {
+        let tail = self.scanned.last()?;
+        if tail.scan.last.is_none() {
+            return Some(tail);
+        }
+        // A release in the tail may end a claim of a segment before it that is not sealed either.
+        let alone = self.scanned.len() == 1 && self.replay.open.is_empty();
+        let empty = tail.summary.completes == 0 && tail.summary.forgets == 0;
+        (alone && empty && tail.seal.is_none()).then_some(tail)
+    }
+
+    /// The scanned segments are sealed now; they get their hint files.
+    fn hint_scanned(&mut self) {
+        for mut scanned in std::mem::take(&mut self.scanned) {
+            scanned.hints.sort_unstable();
+            let seal = scanned.seal.expect("every scanned segment was sealed");
+            let hints = Hints {
+                seal_lsn: seal.lsn,
+                seal_offset: seal.location.offset(),
+                summary: scanned.summary,
+                entries: scanned.hints,
+            };
+            self.rebuilt.push((self.binding(&scanned.header), hints));
+            self.sealed.push((scanned.header, scanned.summary));
+        }
+    }
+}
+
+/// A segment with a synced header, under its final name, that no crash leaves half made.
+fn new_tail(maker: &Maker, header: SegmentHeader) -> Result<Tail> {
+    let name = segment_name(header.segment);
+    let draft = format!("{name}.tmp");
+    let make = || {
+        let file = maker.storage.create(&draft, maker.segment_bytes)?;
+        let prepared = Prepared { segment: header.segment, file, allocated: 0 };
+        let prepared = prepared.with_first_blocks(maker.segment_bytes)?;
+        prepared.file.write_at(0, &header.encode())?;
+        prepared.file.sync()?;
+        maker.storage.rename(&draft, &name)?;
+        maker.storage.sync_dir()?;
+        Ok(prepared)
+    };
+    let prepared = make().map_err(Error::io("create a segment"))?;
+    Ok(Tail {
+        header,
+        file: prepared.file,
+        offset: DATA_START,
+        allocated: prepared.allocated,
+        summary: Summary::default(),
+        hints: Vec::new(),
+    })
+}
+
+/// Appends the SEAL for which every segment keeps room.
+fn seal(tail: &Scanned, lsn: Lsn, time_ms: u64) -> Result<Placed> {
+    let offset = tail.scan.offset;
+    let stamp =
+        Stamp { identity: tail.header.identity(), offset, lsn, durable: lsn.before(), time_ms };
+    let mut bytes = Vec::new();
+    Draft::seal(&tail.summary).write(&stamp, &mut bytes);
+    tail.file.write_at(offset, &bytes).map_err(Error::io("seal the tail"))?;
+    tail.file.sync().map_err(Error::io("sync the tail"))?;
+    Ok(Placed { lsn, location: Location::new(tail.header.segment, offset) })
+}

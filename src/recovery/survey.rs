@@ -1,0 +1,347 @@
+//! The read-only half of recovery: loads what is sealed, scans what is not, finds the end of the
+//! log, and judges a bad spot. Nothing is changed here.
+
+use std::sync::Arc;
+
+use crate::config::{Phase, Progress};
+use crate::error::{Error, Result};
+use crate::format::DecodeError;
+use crate::format::checkpoint::Checkpoint;
+use crate::format::hint::{Binding, Hint, Hints};
+use crate::format::record::{Complete, Header, Kind, Record, Summary};
+use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::format::superblock::Superblock;
+use crate::location::{Location, Lsn};
+use crate::log::reader::{self, Beyond, End, Scan};
+use crate::log::staging::Placed;
+use crate::log::{hint_name, segment_name};
+use crate::recovery::replay::Replay;
+use crate::recovery::{Tell, unknown_version_or};
+use crate::scope::HashKey;
+use crate::stats::Recovery;
+use crate::storage::{Access, File, Storage};
+
+/// A segment that was read in full.
+pub(in crate::recovery) struct Scanned {
+    pub(in crate::recovery) header: SegmentHeader,
+    pub(in crate::recovery) file: Arc<dyn File>,
+    pub(in crate::recovery) bytes: Vec<u8>,
+    pub(in crate::recovery) scan: Scan,
+    pub(in crate::recovery) summary: Summary,
+    pub(in crate::recovery) hints: Vec<Hint>,
+    /// Its SEAL, where it has one.
+    pub(in crate::recovery) seal: Option<Placed>,
+}
+
+/// What was found.
+pub(in crate::recovery) struct Survey<'a> {
+    pub(in crate::recovery) storage: &'a dyn Storage,
+    pub(in crate::recovery) superblock: Superblock,
+    pub(in crate::recovery) checkpoint: Checkpoint,
+    pub(in crate::recovery) hash_key: HashKey,
+    pub(in crate::recovery) sealed: Vec<(SegmentHeader, Summary)>,
+    pub(in crate::recovery) scanned: Vec<Scanned>,
+    pub(in crate::recovery) replay: Replay,
+    /// Hint files to write again.
+    pub(in crate::recovery) rebuilt: Vec<(Binding, Hints)>,
+    /// Segments behind the cut.
+    pub(in crate::recovery) discarded: Vec<u64>,
+    pub(in crate::recovery) time_ms: u64,
+    pub(in crate::recovery) last: Lsn,
+    pub(in crate::recovery) report: Recovery,
+}
+
+impl<'a> Survey<'a> {
+    pub(in crate::recovery) fn new(
+        storage: &'a dyn Storage,
+        superblock: Superblock,
+        checkpoint: Checkpoint,
+        hash_key: HashKey,
+    ) -> Survey<'a> {
+        Survey {
+            storage,
+            superblock,
+            checkpoint,
+            hash_key,
+            sealed: Vec::new(),
+            scanned: Vec::new(),
+            replay: Replay::default(),
+            rebuilt: Vec::new(),
+            discarded: Vec::new(),
+            time_ms: checkpoint.time_ms,
+            last: Lsn::ZERO,
+            report: Recovery { epoch: checkpoint.epoch + 1, ..Recovery::default() },
+        }
+    }
+
+    /// Loads every sealed segment, by its hints where they are sound.
+    pub(in crate::recovery) fn load(&mut self, tell: Tell<'_>) -> Result<()> {
+        let Checkpoint { oldest, sealed, tail, .. } = self.checkpoint;
+        if oldest == 0 || sealed > tail || (tail != 0 && oldest > tail) {
+            let what = "CHECKPOINT contradicts itself";
+            return Err(Error::Corrupt { segment: 0, offset: 0, what });
+        }
+        let total = (sealed + 1).saturating_sub(oldest);
+        for number in oldest..=sealed {
+            tell(Progress { phase: Phase::Loading, done: number - oldest, total });
+            let (file, header) = self.open_segment(number)?.ok_or(Error::Corrupt {
+                segment: number,
+                offset: 0,
+                what: "the file is missing",
+            })?;
+            let hints = match self.read_hints(&header) {
+                Some(hints) => hints,
+                None => self.rebuild_hints(&*file, &header)?,
+            };
+            self.apply_hints(&*file, &header, &hints)?;
+            self.time_ms = self.time_ms.max(hints.summary.time_ms_max);
+            self.last = hints.seal_lsn;
+            self.sealed.push((header, hints.summary));
+        }
+        tell(Progress { phase: Phase::Loading, done: total, total });
+        Ok(())
+    }
+
+    /// The file of a segment and its header; `None` where there is no such file.
+    fn open_segment(&self, number: u64) -> Result<Option<(Arc<dyn File>, SegmentHeader)>> {
+        let file = match self.storage.open(&segment_name(number), Access::Write) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open a segment")(error)),
+        };
+        let corrupt = |what| Error::Corrupt { segment: number, offset: 0, what };
+        if file.size().map_err(Error::io("read a segment"))? != self.superblock.segment_bytes {
+            return Err(corrupt("the file has the wrong size"));
+        }
+        let mut bytes = vec![0; usize::try_from(DATA_START).expect("two pages")];
+        file.read_at(0, &mut bytes).map_err(Error::io("read a segment header"))?;
+        let header = SegmentHeader::decode(&bytes).map_err(unknown_version_or(corrupt))?;
+        let ours = (self.superblock.store, number, self.superblock.segment_bytes);
+        if (header.store, header.segment, header.segment_bytes) != ours {
+            return Err(corrupt("the header is that of another segment"));
+        }
+        Ok(Some((file, header)))
+    }
+
+    pub(in crate::recovery) fn binding(&self, header: &SegmentHeader) -> Binding {
+        Binding { store: header.store, segment: header.segment, salt: header.salt }
+    }
+
+    /// Hints that cannot be read are only slower: the segment itself is read instead.
+    fn read_hints(&self, header: &SegmentHeader) -> Option<Hints> {
+        let file = self.storage.open(&hint_name(header.segment), Access::ReadPositioned).ok()?;
+        let size = file.size().ok().filter(|&size| size <= Location::SEGMENT_BYTES_MAX)?;
+        let mut bytes = vec![0; usize::try_from(size).ok()?];
+        file.read_at(0, &mut bytes).ok()?;
+        Hints::decode(&bytes, self.binding(header)).ok()
+    }
+
+    fn rebuild_hints(&mut self, file: &dyn File, header: &SegmentHeader) -> Result<Hints> {
+        let bytes = read_whole(file, self.superblock.segment_bytes)?;
+        let (mut entries, mut found) = (Vec::new(), None);
+        let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
+            match entry.record {
+                Record::Complete(complete) => {
+                    entries.push(hint(&self.hash_key, &complete, entry.offset));
+                }
+                Record::Forget { hash, .. } => {
+                    let granule = granule(entry.offset);
+                    entries.push(Hint { hash, granule, forget: true });
+                }
+                Record::Seal(summary) => found = Some((entry.header.lsn, entry.offset, summary)),
+                _ => {}
+            }
+            self.report.records_scanned += 1;
+        });
+        let Some((seal_lsn, seal_offset, summary)) = found else {
+            let what = match scan.end {
+                End::Bad(what) => what,
+                _ => "a sealed segment without its SEAL",
+            };
+            return Err(Error::Corrupt { segment: header.segment, offset: scan.offset, what });
+        };
+        entries.sort_unstable();
+        let hints = Hints { seal_lsn, seal_offset, summary, entries };
+        self.rebuilt.push((self.binding(header), hints.clone()));
+        self.report.hints_rebuilt += 1;
+        Ok(hints)
+    }
+
+    fn apply_hints(
+        &mut self,
+        file: &dyn File,
+        header: &SegmentHeader,
+        hints: &Hints,
+    ) -> Result<()> {
+        for entry in &hints.entries {
+            let offset = u64::from(entry.granule) * Location::GRANULE;
+            if offset >= self.superblock.segment_bytes {
+                let what = "a hint points beyond its segment";
+                return Err(Error::Corrupt { segment: header.segment, offset, what });
+            }
+            if entry.forget {
+                self.apply_forget(file, header, offset)?;
+            } else {
+                let location = Location::new(header.segment, offset);
+                self.replay.responses.insert((entry.hash, location));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the response that the FORGET at `offset` names.
+    fn apply_forget(&mut self, file: &dyn File, header: &SegmentHeader, offset: u64) -> Result<()> {
+        let mut bytes = [0; 64];
+        file.read_at(offset, &mut bytes).map_err(Error::io("read a record"))?;
+        let corrupt = |error: DecodeError| Error::Corrupt {
+            segment: header.segment,
+            offset,
+            what: error.what(),
+        };
+        let record = Header::decode(&bytes, header.identity(), offset).map_err(corrupt)?;
+        let body = record.decode_body(&bytes).map_err(corrupt)?;
+        if let Record::Forget { hash, segment, offset } = body {
+            self.replay.forget(hash, segment, offset);
+        }
+        Ok(())
+    }
+
+    /// Reads every segment that is not sealed, finds the end of the log, and replays up to it.
+    pub(in crate::recovery) fn scan(&mut self, tell: Tell<'_>) -> Result<()> {
+        let mut segments = self.unsealed()?;
+        let total = segments.len() as u64;
+        self.report.segments = self.sealed.len() as u64 + total;
+        let mut done = 0;
+        while !segments.is_empty() {
+            tell(Progress { phase: Phase::Scanning, done, total });
+            done += 1;
+            let (file, header) = segments.remove(0);
+            let follows = header.previous_last_lsn == self.last || self.last == Lsn::ZERO;
+            if !follows {
+                let what = "the segment does not continue the one before it";
+                return Err(Error::Corrupt { segment: header.segment, offset: 0, what });
+            }
+            let scanned = self.scan_segment(file, header)?;
+            let ends = segments.is_empty() && scanned.scan.end == End::Blank;
+            let goes_on = scanned.scan.end == End::Sealed;
+            self.scanned.push(scanned);
+            if !ends && !goes_on {
+                self.judge(&segments)?;
+                self.discarded = segments.iter().map(|(_, header)| header.segment).collect();
+                break;
+            }
+        }
+        tell(Progress { phase: Phase::Scanning, done: total, total });
+        self.check_durable_end()
+    }
+
+    /// The segments above the newest sealed one, up to the last that has a good header.
+    fn unsealed(&self) -> Result<Vec<(Arc<dyn File>, SegmentHeader)>> {
+        let Checkpoint { oldest, sealed, tail, .. } = self.checkpoint;
+        let mut segments = Vec::new();
+        let mut number = (sealed + 1).max(oldest);
+        loop {
+            match self.open_segment(number) {
+                Ok(Some(found)) => segments.push(found),
+                Ok(None) if number <= tail => {
+                    let what = "the file is missing";
+                    return Err(Error::Corrupt { segment: number, offset: 0, what });
+                }
+                Err(error) if number <= tail || !matches!(error, Error::Corrupt { .. }) => {
+                    return Err(error);
+                }
+                Ok(None) | Err(_) => return Ok(segments),
+            }
+            number += 1;
+        }
+    }
+
+    fn scan_segment(&mut self, file: Arc<dyn File>, header: SegmentHeader) -> Result<Scanned> {
+        let bytes = read_whole(&*file, self.superblock.segment_bytes)?;
+        let (mut summary, mut hints, mut seal) = (Summary::default(), Vec::new(), None);
+        let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
+            let location = Location::new(header.segment, entry.offset);
+            self.time_ms = self.time_ms.max(entry.header.time_ms);
+            self.report.records_scanned += 1;
+            summary.count(entry.header.kind, entry.header.lsn, entry.header.time_ms);
+            match &entry.record {
+                Record::Complete(complete) => {
+                    summary.expires_ms_max = summary.expires_ms_max.max(complete.expires_ms);
+                    hints.push(hint(&self.hash_key, complete, entry.offset));
+                }
+                Record::Forget { hash, .. } => {
+                    hints.push(Hint { hash: *hash, granule: granule(entry.offset), forget: true });
+                }
+                Record::Seal(_) => seal = Some(Placed { lsn: entry.header.lsn, location }),
+                _ => {}
+            }
+            self.replay.apply(&self.hash_key, location, &entry.header, entry.record);
+        });
+        self.report.segments_scanned += 1;
+        if let Some((last, _)) = scan.last {
+            self.last = last;
+        }
+        Ok(Scanned { header, file, bytes, scan, summary, hints, seal })
+    }
+
+    /// Whether the bad spot at the end of the newest scanned segment is damage.
+    fn judge(&mut self, later: &[(Arc<dyn File>, SegmentHeader)]) -> Result<()> {
+        let Some(Scanned { header, bytes, scan, .. }) = self.scanned.last() else {
+            return Ok(());
+        };
+        let mut beyond = Beyond::default();
+        reader::look_ahead(bytes, header.identity(), scan.offset, &mut beyond);
+        for (file, header) in later {
+            let bytes = read_whole(&**file, self.superblock.segment_bytes)?;
+            reader::look_ahead(&bytes, header.identity(), DATA_START, &mut beyond);
+        }
+        let missing = match (scan.last, beyond.lowest) {
+            (None, _) => header.first_lsn,
+            // Behind a CLEAN comes the first record of a later epoch.
+            (Some((_, Kind::Clean)), Some(lowest)) => Lsn::first_of(lowest.epoch()),
+            (Some((last, _)), _) => last.next(),
+        };
+        let what = match scan.end {
+            End::Bad(what) => what,
+            _ => "the segment ends without its SEAL",
+        };
+        if beyond.promise >= missing {
+            return Err(Error::Corrupt { segment: header.segment, offset: scan.offset, what });
+        }
+        self.report.cut = Some((header.segment, what));
+        self.report.cut_bytes = used_bytes(bytes).saturating_sub(scan.offset);
+        Ok(())
+    }
+
+    /// The log must reach at least as far as CHECKPOINT says that it was durable.
+    fn check_durable_end(&self) -> Result<()> {
+        if self.last >= self.checkpoint.durable_lsn {
+            return Ok(());
+        }
+        let (segment, offset) = match self.scanned.last() {
+            Some(scanned) => (scanned.header.segment, scanned.scan.offset),
+            None => (0, 0),
+        };
+        let what = "the log ends before what CHECKPOINT says was durable";
+        Err(Error::Corrupt { segment, offset, what })
+    }
+}
+
+fn hint(hash_key: &HashKey, complete: &Complete<'_>, offset: u64) -> Hint {
+    Hint { hash: hash_key.hash(complete.scope), granule: granule(offset), forget: false }
+}
+
+fn granule(offset: u64) -> u32 {
+    u32::try_from(offset / Location::GRANULE).expect("an offset within a segment has 22 bits")
+}
+
+fn read_whole(file: &dyn File, bytes: u64) -> Result<Vec<u8>> {
+    let mut whole = vec![0; usize::try_from(bytes).expect("a segment is at most 64 MiB")];
+    file.read_at(0, &mut whole).map_err(Error::io("read a segment"))?;
+    Ok(whole)
+}
+
+/// Everything behind this offset is zeros.
+pub(in crate::recovery) fn used_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |at| at as u64 + 1)
+}
