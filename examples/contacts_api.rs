@@ -21,7 +21,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -102,7 +102,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    create_directory(&arguments.data)?;
+    // Creates the data directory on the way.
     let store = Store::open(arguments.data.join("idempotency"))?;
     let database = Connection::open(arguments.data.join("contacts.db"))?;
     database.busy_timeout(WAIT)?;
@@ -138,11 +138,6 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "an application's own directory, not the store's")]
-fn create_directory(path: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(path)
-}
-
 struct Arguments {
     listen: SocketAddr,
     data: PathBuf,
@@ -172,11 +167,9 @@ impl Arguments {
                 }
                 "--data" => arguments.data = value.into(),
                 _ => {
-                    let (token, organization) = value
-                        .split_once('=')
-                        .filter(|(token, organization)| {
-                            !token.is_empty() && !organization.is_empty()
-                        })
+                    let parts = value.split_once('=');
+                    let (token, organization) = parts
+                        .filter(|(token, name)| !token.is_empty() && !name.is_empty())
                         .ok_or("--token needs TOKEN=ORGANIZATION")?;
                     arguments.tokens.insert(token.into(), organization.into());
                 }

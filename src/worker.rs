@@ -14,6 +14,8 @@ use crate::sync::{Condvar, Mutex};
 
 /// After this long without a commit the log promises that its last batch is durable.
 const IDLE: Duration = Duration::from_secs(1);
+/// How often an idle store writes the time down, so that a restart does not question the clock.
+const MARK_EVERY: Duration = Duration::from_secs(3_600);
 /// The longest that the upkeep thread sleeps.
 const UPKEEP_EVERY_MAX: Duration = Duration::from_secs(600);
 
@@ -148,6 +150,7 @@ fn commit_loop(engine: &Weak<Engine>, bell: &Bell) {
 /// Prepares segments and writes hints when asked; expires when time has passed.
 fn upkeep_loop(engine: &Weak<Engine>, bell: &Bell) {
     let Some(every) = engine.upgrade().map(|engine| upkeep_every(&engine)) else { return };
+    let mut marked = real_monotonic();
     loop {
         let asked_for = {
             let mut asked = bell.state.lock();
@@ -164,6 +167,10 @@ fn upkeep_loop(engine: &Weak<Engine>, bell: &Bell) {
         if !asked_for && !engine.clock.moves_by_hand() {
             // A failure poisons the store or leaves more on disk; the next round tries again.
             expire(&engine).ok();
+            if real_monotonic().saturating_sub(marked) >= MARK_EVERY {
+                marked = real_monotonic();
+                engine.log.mark_time(engine.now().now_ms).ok();
+            }
         }
     }
 }

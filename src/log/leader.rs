@@ -48,7 +48,7 @@ impl<D> Log<D> {
         {
             let mut state = self.state.lock();
             let nothing = state.deeds.is_empty() && !state.staging.dirty;
-            if state.leading || nothing || self.poison.get().is_some() {
+            if state.leading || nothing {
                 return;
             }
             state.leading = true;

@@ -36,7 +36,9 @@ impl<D> Log<D> {
         self.checkpoint(|checkpoint| {
             checkpoint.durable_lsn = last;
             checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
-        })
+        })?;
+        self.hint_sealed();
+        Ok(())
     }
 
     /// Appends a record that promises everything before it, unless the newest record does.
@@ -102,6 +104,11 @@ impl<D> Log<D> {
     /// harms nothing: the segment is then made when it is needed, the hints at the next open.
     pub(crate) fn upkeep(&self) {
         self.prepare_segment();
+        self.hint_sealed();
+    }
+
+    /// Writes the hint files of segments that were sealed.
+    fn hint_sealed(&self) {
         let sealed = std::mem::take(&mut *self.unhinted.lock());
         for sealed in sealed {
             let binding =

@@ -262,7 +262,7 @@ impl<D> Log<D> {
     /// Stages a checkpoint of a claim, or the news that it was given up.
     pub(crate) fn stage_progress(
         &self,
-        open: OpenClaim,
+        mut open: OpenClaim,
         saved: Option<&[u8]>,
         now_ms: u64,
         wait: Wait,
@@ -273,7 +273,12 @@ impl<D> Log<D> {
         let facts = Arc::clone(&open.facts);
         let mut draft = Draft::progress(facts.token, open.ended, facts.attempt, value);
         let mut state = self.begin(now_ms)?;
-        let before = state.staging.open.get(&facts.token).map_or(0, carried_bytes);
+        let newest = state.staging.open.get(&facts.token);
+        let before = newest.map_or(0, carried_bytes);
+        if saved.is_none() {
+            // A checkpoint may have been staged that is not published yet.
+            open.checkpoint = newest.and_then(|newest| newest.checkpoint.clone());
+        }
         let carry = state.staging.carry_bytes - before + carried_bytes(&open);
         if saved.is_some() && carry > self.maker.segment_bytes / 4 {
             return Err(Error::Full { what: "open claims take a quarter of a segment" });

@@ -96,3 +96,40 @@ impl Replay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::record::{Carried, Draft, Freed, Identity, Stamp};
+    use crate::location::Lsn;
+    use crate::scope::{Fingerprint, Scope};
+
+    /// Applies a record as a scan would.
+    fn apply(replay: &mut Replay, lsn: u64, draft: &Draft<'_>) {
+        let identity = Identity::new([1; 16], 1, 1);
+        let stamp = Stamp { identity, offset: 8192, lsn: Lsn(lsn), durable: Lsn(0), time_ms: 5 };
+        let mut bytes = Vec::new();
+        draft.write(&stamp, &mut bytes);
+        let header = Header::decode(&bytes, identity, 8192).unwrap();
+        let record = header.decode_body(&bytes).unwrap();
+        replay.apply(&HashKey::new(&[0; 16]), Location::new(1, 8192), &header, record);
+    }
+
+    #[test]
+    fn a_carried_claim_whose_token_was_released_is_void() {
+        let scope = Scope { organization: "", method: "POST", path: "/", key: "k" }.encode();
+        let operation = OperationId::from_hash([7; 16]);
+        let fingerprint = Fingerprint::of(b"");
+        let claim = Claim { operation, fingerprint, scope: &scope, carried: None };
+        let (token, ended, cause) = (Token::new(10), Ended::No, Ended::No);
+        let carried =
+            Carried { token, claimed_ms: 5, attempted_ms: 5, ended, cause, checkpoint: None };
+        let again = Claim { carried: Some(carried), ..claim };
+        let mut replay = Replay::default();
+        apply(&mut replay, 10, &Draft::claim(&claim, 1, &[]));
+        assert_eq!(replay.open.len(), 1);
+        apply(&mut replay, 11, &Draft::release(token, Freed::NoEffect, 1));
+        apply(&mut replay, 12, &Draft::claim(&again, 1, &[]));
+        assert!(replay.open.is_empty(), "a released claim came back");
+    }
+}

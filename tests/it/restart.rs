@@ -1,0 +1,103 @@
+//! What a restart costs, and what it may not change.
+
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use oncelog::{Claim, Durability, ManualClock};
+
+use crate::support::disk::{SimDisk, Survival};
+use crate::support::model::{fingerprint, options, with_scope};
+
+fn clock() -> ManualClock {
+    ManualClock::at(UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+}
+
+fn segments(disk: &SimDisk) -> usize {
+    disk.names().iter().filter(|name| name.ends_with(".seg")).count()
+}
+
+#[test]
+fn a_clean_close_does_not_seal_the_tail_and_a_restart_goes_on_in_it() {
+    let (disk, clock) = (SimDisk::new(), clock());
+    for key in 0..50 {
+        let store = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+        assert_eq!(store.recovery().clean, key > 0, "{:?}", store.recovery());
+        let claim = with_scope(key, |scope| store.claim(scope, fingerprint(key))).unwrap();
+        let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+        permit.complete(b"done").unwrap();
+        store.close().unwrap();
+    }
+    assert_eq!(segments(&disk), 1);
+}
+
+#[test]
+fn crashes_with_nothing_worth_keeping_do_not_use_up_segment_numbers() {
+    let (mut disk, clock) = (SimDisk::new(), clock());
+    for round in 0..50 {
+        let store = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+        let claim = with_scope(round, |scope| store.claim(scope, fingerprint(round))).unwrap();
+        let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+        permit.release().unwrap();
+        disk = disk.after_power_cut(round, Survival::Random);
+    }
+    assert_eq!(disk.names().iter().max().unwrap(), "SUPER");
+    assert!(disk.names().contains(&"0000000000000001.seg".to_owned()), "{:?}", disk.names());
+    assert_eq!(segments(&disk), 1);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_reported_and_the_next_open_finds_nothing_to_cut() {
+    let (disk, clock) = (SimDisk::new(), clock());
+    let store = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+    let claim = with_scope(1, |scope| store.claim(scope, fingerprint(1))).unwrap();
+    let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+    permit.complete(&[7; 3_000]).unwrap();
+    let disk = disk.after_kill();
+    let name = "0000000000000001.seg";
+    let bytes = disk.read(name).unwrap();
+    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() as u64;
+    // Rot in the last record, which no later promise covers, looks like a torn write.
+    disk.corrupt(name, end, 0xff);
+    let store = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+    let report = store.recovery();
+    assert_eq!(report.cut.map(|(segment, _)| segment), Some(1), "{report:?}");
+    assert!(report.cut_bytes > 3_000, "{report:?}");
+    assert_eq!(store.unresolved().unwrap().len(), 1, "the claim itself was durable");
+    store.close().unwrap();
+    let store = options(&clock, Durability::Synced).open_on(Arc::new(disk)).unwrap();
+    assert_eq!(store.recovery().cut, None);
+}
+
+#[test]
+fn a_bad_record_that_a_later_one_promises_is_damage_and_no_file_is_touched() {
+    let (disk, clock) = (SimDisk::new(), clock());
+    let store = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+    for key in 0..3 {
+        let claim = with_scope(key, |scope| store.claim(scope, fingerprint(key))).unwrap();
+        let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+        permit.complete(&[7; 1_000]).unwrap();
+    }
+    let disk = disk.after_kill();
+    let name = "0000000000000001.seg";
+    disk.corrupt(name, 8192 + 40, 0x10);
+    let before = disk.read(name);
+    let opened = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone()));
+    let error = opened.expect_err("damage is no torn tail");
+    assert!(matches!(error, oncelog::Error::Corrupt { segment: 1, offset: 8192, .. }), "{error:?}");
+    assert_eq!(disk.read(name), before);
+    assert_eq!(disk.steps(), 0, "something was written");
+}
+
+#[test]
+fn the_last_batch_is_promised_once_the_store_is_synced() {
+    let (disk, clock) = (SimDisk::new(), clock());
+    let store = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+    let claim = with_scope(1, |scope| store.claim(scope, fingerprint(1))).unwrap();
+    let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+    permit.complete(&[7; 1_000]).unwrap();
+    store.sync().unwrap();
+    let disk = disk.after_kill();
+    disk.corrupt("0000000000000001.seg", 8192 + 176 + 500, 0x10);
+    let opened = options(&clock, Durability::Synced).open_on(Arc::new(disk));
+    assert!(matches!(opened.err(), Some(oncelog::Error::Corrupt { segment: 1, .. })));
+}
