@@ -107,8 +107,10 @@ impl Store {
                 engine.leave(keyed.hash, &signal);
                 return Ok(Claim::InProgress(running));
             }
+            // A claim that is not durable yet has no deadline; its lease is not over before this.
             let lapses_at = engine.deadline(keyed.hash, running.token).unwrap_or(Duration::MAX);
-            signal.wait_for(give_up_at.min(lapses_at).saturating_sub(now));
+            let look_at = lapses_at.min(now.saturating_add(engine.config.lease));
+            signal.wait_for(give_up_at.min(look_at).saturating_sub(now));
             engine.leave(keyed.hash, &signal);
             woken = Some(signal);
         }

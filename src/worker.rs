@@ -70,7 +70,8 @@ impl Workers {
         let (weak, rung) = (Arc::downgrade(engine), Arc::clone(&bell));
         workers.spawn("oncelog-commit", move || commit_loop(&weak, &rung))?;
         let weak = Arc::downgrade(engine);
-        workers.spawn("oncelog-upkeep", move || upkeep_loop(&weak, &bell))?;
+        let upkeep = workers.spawn("oncelog-upkeep", move || upkeep_loop(&weak, &bell));
+        upkeep.inspect_err(|_| workers.stop())?;
         Ok(workers)
     }
 

@@ -90,9 +90,9 @@ impl Engine {
         let staged = match self.stage_complete(hash, facts, &stored, parts, ticket) {
             Err(Error::Full { .. }) if body == Body::Whole => {
                 (stored.body, stored.bytes) = (Body::NoRoom, Stored::join(&[]));
-                self.stage_complete(hash, facts, &stored, &[], ticket)?
+                self.stage_complete(hash, facts, &stored, &[], ticket).map_err(no_room)?
             }
-            staged => staged?,
+            staged => staged.map_err(no_room)?,
         };
         entry.state = State::Ending;
         Ok(Finishing { staged, value: stored })
@@ -144,24 +144,28 @@ impl Engine {
         let deed = Deed { hash, token, act: Act::Release, ticket: ticket.cloned() };
         let now_ms = self.now().now_ms;
         let wait = wait_of(ticket);
-        let staged = self.log.stage_release(facts, Freed::NoEffect, now_ms, wait, deed)?;
+        let staged = self.log.stage_release(facts, Freed::NoEffect, now_ms, wait, deed);
+        let staged = staged.map_err(no_room)?;
         entry.state = State::Ending;
         Ok(Finishing { staged, value: () })
     }
 
-    /// Releases a claim whose future went away before it yielded: nobody ran anything.
+    /// Undoes a grant whose future went away before it yielded: nobody ran this attempt. A first
+    /// one is released; a later one leaves the orphan that it took over, cause and all.
     pub(crate) fn release_unrun(&self, hash: u64, token: Token) {
         let facts = {
             let mut shard = self.shard(hash).lock();
             shard.inflight.current(hash, token).map(|entry| Arc::clone(&entry.open.facts))
         };
-        if let Some(facts) = facts {
-            match self.release(hash, &facts, By::Permit, None) {
-                // Whoever publishes may not wait; the batch that gathers takes the record along.
-                Ok(finishing) => self.finish_later(finishing),
-                // It stays claimed, and becomes an orphan: the safe side.
-                Err(_) => self.dropped(hash, token),
-            }
+        let Some(facts) = facts else { return };
+        if facts.attempt > 1 {
+            return self.orphaned(hash, token, facts.cause);
+        }
+        // The ticket makes it an async caller's record: nobody waits here, so nobody could lead.
+        match self.release(hash, &facts, By::Permit, Some(&Arc::default())) {
+            Ok(finishing) => self.finish_later(finishing),
+            // It stays claimed, and becomes an orphan: the safe side.
+            Err(_) => self.dropped(hash, token),
         }
     }
 
@@ -176,7 +180,7 @@ impl Engine {
         let mut shard = self.shard(hash).lock();
         let entry = self.endable(shard.inflight.current(hash, facts.token), By::Permit)?;
         let open = OpenClaim { ended: Ended::Failed, ..entry.open.clone() };
-        let staged = self.stage_progress(hash, open, None, ticket)?;
+        let staged = self.stage_progress(hash, open, None, ticket).map_err(no_room)?;
         entry.open.ended = Ended::Failed;
         entry.permit = false;
         entry.state = State::Ending;
@@ -234,6 +238,10 @@ impl Engine {
 
     /// The permit of an attempt is gone: an orphan at once, without I/O.
     pub(crate) fn dropped(&self, hash: u64, token: Token) {
+        self.orphaned(hash, token, Ended::Dropped);
+    }
+
+    fn orphaned(&self, hash: u64, token: Token, ended: Ended) {
         let signals = {
             let mut shard = self.shard(hash).lock();
             let Some(entry) = shard.inflight.current(hash, token) else { return };
@@ -241,8 +249,8 @@ impl Engine {
                 return;
             }
             if entry.open.ended == Ended::No {
-                entry.open.ended = Ended::Dropped;
-                self.count_orphaned(Ended::Dropped);
+                entry.open.ended = ended;
+                self.count_orphaned(ended);
             }
             shard.inflight.all_waiting(hash)
         };
@@ -264,6 +272,15 @@ impl Engine {
     /// The hash of a claim's scope.
     pub(crate) fn hash_of(&self, facts: &Facts) -> u64 {
         self.hash_key.hash(&facts.scope)
+    }
+}
+
+/// `Full` is for those who can come back later. Whoever ends an attempt cannot: the claim stays,
+/// as an orphan, and the device's answer says why.
+fn no_room(error: Error) -> Error {
+    match error {
+        Error::Full { .. } => Error::io("end a claim")(std::io::ErrorKind::StorageFull.into()),
+        error => error,
     }
 }
 

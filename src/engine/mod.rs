@@ -252,7 +252,7 @@ impl Engine {
         for shard in &self.shards {
             for (_, entry) in shard.lock().inflight.iter_mut() {
                 self.lapse(entry);
-                if entry.is_orphan() && !self.is_expired(&entry.open) {
+                if entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open)) {
                     orphans.push(entry.open.clone());
                 }
             }
@@ -317,9 +317,12 @@ impl Engine {
             {
                 let mut shard = shard.lock();
                 for (hash, entry) in shard.inflight.iter_mut() {
-                    if entry.state == State::Open && entry.deadline > now {
-                        next = Some(next.map_or(entry.deadline, |next| next.min(entry.deadline)));
-                    } else if entry.state == State::Open {
+                    // One that is not durable yet gets a whole lease once it is.
+                    let staged = entry.state != State::Open;
+                    let due = if staged { now + self.config.lease } else { entry.deadline };
+                    if due > now {
+                        next = Some(next.map_or(due, |next| next.min(due)));
+                    } else {
                         lapsed.push(hash);
                     }
                 }

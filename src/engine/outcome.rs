@@ -26,7 +26,7 @@ pub enum Kept {
 }
 
 /// The bytes of a stored response, owned; one allocation.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct StoredBytes {
     record: Vec<u8>,
     range: Range<usize>,
@@ -38,6 +38,14 @@ impl Deref for StoredBytes {
         &self.record[self.range.clone()]
     }
 }
+
+impl PartialEq for StoredBytes {
+    fn eq(&self, other: &StoredBytes) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for StoredBytes {}
 
 impl AsRef<[u8]> for StoredBytes {
     fn as_ref(&self) -> &[u8] {

@@ -221,6 +221,10 @@ impl<'a> Survey<'a> {
                 let what = "the segment does not continue the one before it";
                 return Err(Error::Corrupt { segment: header.segment, offset: 0, what });
             }
+            if self.last == Lsn::ZERO {
+                // Everything before it was dropped; only its header still tells how far that went.
+                self.last = header.previous_last_lsn;
+            }
             let scanned = self.scan_segment(file, header)?;
             let ends = segments.is_empty() && scanned.scan.end == End::Blank;
             let goes_on = scanned.scan.end == End::Sealed;

@@ -1,7 +1,19 @@
 //! The integration tests: one binary, one file per question.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a step of a test that fails fails the test; tests stage files and threads themselves"
+)]
 
+mod buffered;
+mod contract;
 mod crash;
 mod faults;
+mod fixtures;
+mod kill;
 mod layering;
+mod model;
+mod restart;
 mod smoke;
 mod support;

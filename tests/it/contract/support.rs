@@ -1,0 +1,320 @@
+//! A small world to test in: a simulated disk, a clock moved by hand, an executor, and a gate that
+//! holds syncs back.
+
+use std::any::Any;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use oncelog::storage::{Access, File, Storage};
+use oncelog::{
+    Background, Claim, Conflict, Durability, Fingerprint, InProgress, ManualClock, Options, Orphan,
+    Permit, Scope, Status, Store, Stored,
+};
+
+use crate::support::disk::SimDisk;
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3_600);
+pub(crate) const TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub(crate) const BUCKET: Duration = DAY;
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const SEGMENT_BYTES: u64 = 64 * 1024;
+pub(crate) const BUFFERED: Durability =
+    Durability::Buffered { sync_every: Duration::from_secs(3_600) };
+
+/// A test that waits longer than this for something to happen has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) fn scope(key: &str) -> Scope<'_> {
+    Scope { organization: "acme", method: "POST", path: "/v1/contacts", key }
+}
+
+pub(crate) fn body() -> Fingerprint {
+    Fingerprint::of(b"the request")
+}
+
+pub(crate) fn other_body() -> Fingerprint {
+    Fingerprint::of(b"another request")
+}
+
+/// A disk and a clock that outlive the stores opened on them.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) disk: SimDisk,
+    pub(crate) clock: ManualClock,
+}
+
+impl World {
+    pub(crate) fn new() -> World {
+        World { disk: SimDisk::new(), clock: ManualClock::at(start()) }
+    }
+
+    /// Small segments, and nothing happens between calls.
+    pub(crate) fn options(&self) -> Options {
+        Store::options()
+            .segment_bytes(SEGMENT_BYTES)
+            .ttl(TTL)
+            .bucket(BUCKET)
+            .lease(LEASE)
+            .background(Background::Inline)
+            .clock(self.clock.clone())
+    }
+
+    pub(crate) fn open(&self) -> Store {
+        self.open_with(self.options())
+    }
+
+    pub(crate) fn open_with(&self, options: Options) -> Store {
+        options.open_on(Arc::new(self.disk.clone())).expect("the store opens")
+    }
+
+    /// The same world on another disk.
+    pub(crate) fn on(&self, disk: SimDisk) -> World {
+        World { disk, clock: self.clock.clone() }
+    }
+}
+
+/// The beginning of a day, and so of a bucket.
+pub(crate) fn start() -> SystemTime {
+    UNIX_EPOCH + 19_675 * DAY
+}
+
+pub(crate) fn claim(store: &Store, key: &str) -> Claim {
+    store.claim(scope(key), body()).expect("the claim has an outcome")
+}
+
+pub(crate) fn granted(claim: Claim) -> Permit {
+    let Claim::Granted(permit) = claim else { panic!("not granted: {claim:?}") };
+    permit
+}
+
+pub(crate) fn replay(claim: Claim) -> Stored {
+    let Claim::Replay(stored) = claim else { panic!("not replayed: {claim:?}") };
+    stored
+}
+
+pub(crate) fn in_progress(claim: Claim) -> InProgress {
+    let Claim::InProgress(running) = claim else { panic!("not in progress: {claim:?}") };
+    running
+}
+
+pub(crate) fn conflict(claim: Claim) -> Conflict {
+    let Claim::Conflict(conflict) = claim else { panic!("no conflict: {claim:?}") };
+    conflict
+}
+
+pub(crate) fn orphaned(claim: Claim) -> Orphan {
+    let Claim::Orphaned(orphan) = claim else { panic!("not orphaned: {claim:?}") };
+    orphan
+}
+
+/// Claims and completes.
+pub(crate) fn run(store: &Store, key: &str, response: &[u8]) -> Stored {
+    granted(claim(store, key)).complete(response).expect("the completion is stored")
+}
+
+/// The kind of what a scope holds.
+pub(crate) fn kind(store: &Store, key: &str) -> &'static str {
+    match store.lookup(scope(key)).expect("a lookup has an outcome") {
+        None => "free",
+        Some(Status::InProgress(_)) => "in progress",
+        Some(Status::Completed(_)) => "completed",
+        Some(Status::Orphaned(_)) => "orphaned",
+    }
+}
+
+/// Calls until it is true; other threads make it so.
+pub(crate) fn until(mut is_true: impl FnMut() -> bool) {
+    for _ in 0..100_000_000_u64 {
+        if is_true() {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("it never came true");
+}
+
+/// A waker that counts.
+#[derive(Default)]
+pub(crate) struct Woken {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Woken {
+    pub(crate) fn new() -> Arc<Woken> {
+        Arc::default()
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        *lock(&self.count)
+    }
+
+    /// Waits for a wake-up beyond the first `seen`.
+    pub(crate) fn wait_past(&self, seen: u64) {
+        let count = lock(&self.count);
+        let waited = self.changed.wait_timeout_while(count, PATIENCE, |count| *count <= seen);
+        let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(guard);
+        assert!(!timeout.timed_out(), "the future was never woken");
+    }
+
+    pub(crate) fn poll<F: Future + Unpin>(self: &Arc<Woken>, future: &mut F) -> Poll<F::Output> {
+        let waker = Waker::from(Arc::clone(self));
+        Pin::new(future).poll(&mut Context::from_waker(&waker))
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Woken>) {
+        *lock(&self.count) += 1;
+        self.changed.notify_all();
+    }
+}
+
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let woken = Woken::new();
+    let waker = Waker::from(Arc::clone(&woken));
+    loop {
+        let seen = woken.count();
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => woken.wait_past(seen),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A simulated disk whose syncs of files can be held back.
+#[derive(Clone, Debug)]
+pub(crate) struct GateDisk {
+    disk: SimDisk,
+    gate: Arc<Gate>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    closed: bool,
+    blocked: usize,
+}
+
+/// The gate is closed until this is dropped.
+pub(crate) struct Held(Arc<Gate>);
+
+impl Held {
+    /// Waits until a sync has come to the gate.
+    pub(crate) fn await_sync(&self) {
+        let state = lock(&self.0.state);
+        let waited = self.0.changed.wait_timeout_while(state, PATIENCE, |s| s.blocked == 0);
+        let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(guard);
+        assert!(!timeout.timed_out(), "nobody came to sync");
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.0.state).closed = false;
+        self.0.changed.notify_all();
+    }
+}
+
+impl GateDisk {
+    pub(crate) fn on(disk: &SimDisk) -> GateDisk {
+        GateDisk { disk: disk.clone(), gate: Arc::default() }
+    }
+
+    pub(crate) fn hold(&self) -> Held {
+        lock(&self.gate.state).closed = true;
+        Held(Arc::clone(&self.gate))
+    }
+
+    fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(GateFile { file, gate: Arc::clone(&self.gate) })
+    }
+}
+
+impl Storage for GateDisk {
+    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
+        self.disk.lock()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        Ok(self.file(self.disk.open(name, access)?))
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
+        Ok(self.file(self.disk.create(name, bytes)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+}
+
+#[derive(Debug)]
+struct GateFile {
+    file: Arc<dyn File>,
+    gate: Arc<Gate>,
+}
+
+impl File for GateFile {
+    fn size(&self) -> io::Result<u64> {
+        self.file.size()
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, out)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)
+    }
+
+    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        self.file.allocate(range)
+    }
+
+    fn discard(&self, range: Range<u64>) -> io::Result<()> {
+        self.file.discard(range)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = lock(&self.gate.state);
+        state.blocked += 1;
+        self.gate.changed.notify_all();
+        while state.closed {
+            state = self.gate.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.blocked -= 1;
+        drop(state);
+        self.file.sync()
+    }
+}
