@@ -106,7 +106,7 @@ fn debug_shows_a_hash_of_the_key_and_never_the_key() {
     let orphan = orphaned(claim(&store, key));
     let more = [format!("{orphan:?}"), format!("{:?}", orphan.info())];
     for shown in shown.iter().chain(&more) {
-        assert!(!shown.contains("hubspot") && !shown.contains("123"), "{shown}");
+        assert!(!shown.contains("hubspot") && !shown.contains("contact-123"), "{shown}");
     }
     assert_ne!(format!("{:?}", scope("one")), format!("{:?}", scope("two")));
     assert!(format!("{:?}", scope(key)).contains("acme"));

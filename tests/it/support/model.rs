@@ -62,7 +62,7 @@ pub(crate) fn random_ops(seed: u64, count: usize) -> Vec<Op> {
                 76..84 => Op::Checkpoint(key, rng.below(300) as usize),
                 84..89 => Op::GiveUp(key),
                 89..93 => Op::Sync,
-                93..97 => Op::Pass(Duration::from_secs(rng.below(9_000))),
+                93..97 => Op::Pass(Duration::from_secs(rng.below(9) * rng.below(5_000))),
                 _ => Op::Reopen,
             }
         })
