@@ -68,6 +68,11 @@ mod sync;
 mod time;
 mod worker;
 
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use claim::{Claim, Orphan, Permit};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Background, Create, Durability, OrphanPolicy, Phase, Progress, Reads};

@@ -88,7 +88,7 @@ fn decode_slot(slot: &[u8], store: [u8; 16]) -> Result<Checkpoint, DecodeError> 
     if version != FORMAT_VERSION {
         return Err(DecodeError::Version(version));
     }
-    Ok(Checkpoint {
+    let checkpoint = Checkpoint {
         generation: fields.u64()?,
         oldest: fields.u64()?,
         sealed: fields.u64()?,
@@ -96,5 +96,13 @@ fn decode_slot(slot: &[u8], store: [u8; 16]) -> Result<Checkpoint, DecodeError> 
         durable_lsn: Lsn(fields.u64()?),
         epoch: fields.u64()?,
         time_ms: fields.u64()?,
-    })
+    };
+    if checkpoint.generation > 1 << 62
+        || checkpoint.epoch > Lsn::EPOCH_MAX
+        || checkpoint.tail >= 1 << 42
+        || checkpoint.sealed > checkpoint.tail
+    {
+        return Err(DecodeError::Damaged("impossible fields"));
+    }
+    Ok(checkpoint)
 }

@@ -378,15 +378,19 @@ impl Header {
     fn decode_claim<'a>(&self, mut fields: Fields<'a>) -> Result<Claim<'a>, DecodeError> {
         let operation = OperationId::from_bytes(fields.array()?);
         let fingerprint = Fingerprint::from_bytes(fields.array()?);
+        let sound = |scope| match crate::scope::decode(scope) {
+            Some(_) => Ok(scope),
+            None => Err(DecodeError::Damaged("a scope that cannot be")),
+        };
         if self.flags & FLAG_CARRIED == 0 {
-            let scope = fields.bytes(usize::from(self.scope_bytes))?;
+            let scope = sound(fields.bytes(usize::from(self.scope_bytes))?)?;
             return Ok(Claim { operation, fingerprint, scope, carried: None });
         }
         let (token, claimed_ms) = (token(&mut fields)?, fields.u48()?);
         let (attempted_ms, ended_) = (fields.u48()?, ended(&mut fields)?);
         let cause = ended(&mut fields)?;
         let has_checkpoint = fields.u8()? != 0;
-        let scope = fields.bytes(usize::from(self.scope_bytes))?;
+        let scope = sound(fields.bytes(usize::from(self.scope_bytes))?)?;
         let value = fields.bytes(self.value_bytes as usize)?;
         let carried = Carried {
             token,
@@ -450,7 +454,10 @@ pub(crate) fn carried_bytes(scope_bytes: usize, checkpoint_bytes: usize) -> u64 
 }
 
 fn token(fields: &mut Fields<'_>) -> Result<Token, DecodeError> {
-    fields.u64().map(Token::new)
+    match fields.u64()? {
+        number if number < 1 << 63 => Ok(Token::new(number)),
+        _ => Err(DecodeError::Damaged("a token beyond the range of tokens")),
+    }
 }
 
 fn ended(fields: &mut Fields<'_>) -> Result<Ended, DecodeError> {

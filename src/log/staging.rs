@@ -212,7 +212,9 @@ impl Staging {
         }
         let ahead = (self.tail.offset / 4).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
         let end = (needed + ahead).next_multiple_of(4096).min(self.tail.header.segment_bytes);
-        self.tail.file.allocate(self.tail.allocated..end)?;
+        // Allocating writes zeros: never behind the place of the next record.
+        let start = self.tail.allocated.max(self.tail.offset);
+        self.tail.file.allocate(start..end)?;
         self.tail.allocated = end;
         Ok(())
     }
@@ -297,6 +299,7 @@ impl Staging {
 
     /// Repeats every open claim in the tail.
     pub(crate) fn carry(&mut self, maker: &Maker) -> Result<()> {
+        self.allocate(self.carry_bytes).map_err(full_or("allocate the tail"))?;
         let open: Vec<OpenClaim> = self.open.values().cloned().collect();
         for claim in open {
             let checkpoint = claim.checkpoint.as_deref().map(|bytes| [bytes]);

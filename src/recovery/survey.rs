@@ -319,14 +319,19 @@ impl<'a> Survey<'a> {
 
     /// The log must reach at least as far as CHECKPOINT says that it was durable.
     fn check_durable_end(&self) -> Result<()> {
-        if self.last >= self.checkpoint.durable_lsn {
+        let too_new = self.last.epoch() > self.checkpoint.epoch;
+        if self.last >= self.checkpoint.durable_lsn && !too_new {
             return Ok(());
         }
         let (segment, offset) = match self.scanned.last() {
             Some(scanned) => (scanned.header.segment, scanned.scan.offset),
             None => (0, 0),
         };
-        let what = "the log ends before what CHECKPOINT says was durable";
+        let what = if too_new {
+            "the log is of a later epoch than CHECKPOINT says there was"
+        } else {
+            "the log ends before what CHECKPOINT says was durable"
+        };
         Err(Error::Corrupt { segment, offset, what })
     }
 }
