@@ -64,7 +64,7 @@ impl Storage for DiskStorage {
         }
         let pid = format!("{:<10}\n", std::process::id());
         file.write_all_at(pid.as_bytes(), 0)?;
-        Ok(Box::new(file))
+        Ok(Box::new(Locked { file }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -106,6 +106,19 @@ impl Storage for DiskStorage {
 
     fn sync_dir(&self) -> io::Result<()> {
         open_dir(&self.dir)?.sync_all()
+    }
+}
+
+/// The lock on a directory. It belongs to the open file, which a child process between fork and
+/// exec holds too; closing it here alone would not free the directory.
+struct Locked {
+    file: fs::File,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // A lock that cannot be freed by name goes with the last copy of the descriptor.
+        self.file.unlock().ok();
     }
 }
 

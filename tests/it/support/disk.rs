@@ -290,7 +290,10 @@ impl File for SimFile {
 
     fn allocate(&self, range: Range<u64>) -> io::Result<()> {
         let mut state = self.writable(&range)?;
-        self.step(&mut state, "allocate", &range)
+        self.step(&mut state, "allocate", &range)?;
+        // As the real one does: whoever allocates what was written before loses it.
+        state.dir.inode(self.inode).zero(&range);
+        Ok(())
     }
 
     fn discard(&self, range: Range<u64>) -> io::Result<()> {
