@@ -1,6 +1,6 @@
 //! The seam between the engine and a directory of files. Knows nothing of records.
 //!
-//! Production is [`disk`]; tests put a simulated disk behind the same two traits. What the engine
+//! Production is `disk.rs`; tests put a simulated disk behind the same two traits. What the engine
 //! relies on is stated per method; what it never relies on: that unsynced bytes survive, that they
 //! survive in order, or that a created, renamed or removed name is durable before
 //! [`Storage::sync_dir`].

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use oncelog::{Create, Error, Reads, Scope, Status, Store};
 
@@ -67,6 +68,24 @@ fn the_directory_is_free_when_close_returns_or_the_last_handle_is_dropped() {
         }
         if round % 2 == 0 { drop(clone) } else { clone.close().unwrap() }
     }
+}
+
+#[test]
+fn the_directory_is_free_after_close_while_the_process_starts_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                Command::new("/bin/true").status().unwrap();
+            }
+        });
+        // A child holds copies of all descriptors between its fork and its exec.
+        let options = || Store::options().segment_bytes(64 * 1024);
+        let opened = (0..100).try_for_each(|_| options().open(dir.path())?.close());
+        done.store(true, Ordering::Relaxed);
+        opened.unwrap();
+    });
 }
 
 #[test]
