@@ -6,9 +6,11 @@ use std::io;
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
+use crate::format::record;
+use crate::log::staging::Sealed;
 use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
-use crate::storage::Storage;
+use crate::storage::{Access, Storage};
 
 impl<D> Log<D> {
     /// Appends a CLEAN and syncs all there is; nothing can be staged afterwards.
@@ -107,7 +109,7 @@ impl<D> Log<D> {
         self.hint_sealed();
     }
 
-    /// Writes the hint files of segments that were sealed.
+    /// Writes the hint files of segments that were sealed, and gives their unused ends back.
     fn hint_sealed(&self) {
         let sealed = std::mem::take(&mut *self.unhinted.lock());
         for sealed in sealed {
@@ -116,7 +118,19 @@ impl<D> Log<D> {
             if write_hints(&*self.maker.storage, binding, &sealed.hints).is_err() {
                 return;
             }
+            self.give_back(&sealed).ok();
         }
+    }
+
+    /// Gives the blocks behind the SEAL back. The file keeps its size, since it may be mapped.
+    fn give_back(&self, sealed: &Sealed) -> io::Result<()> {
+        let end = sealed.hints.seal_offset + record::seal_bytes();
+        let unused = end.next_multiple_of(4096)..self.maker.segment_bytes;
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let file = self.maker.storage.open(&segment_name(sealed.segment), Access::Write)?;
+        file.discard(unused)
     }
 
     fn prepare_segment(&self) {

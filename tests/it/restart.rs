@@ -1,9 +1,10 @@
 //! What a restart costs, and what it may not change.
 
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use oncelog::{Claim, Durability, ManualClock};
+use oncelog::{Claim, Durability, ManualClock, Phase, Store};
 
 use crate::support::disk::{SimDisk, Survival};
 use crate::support::model::{fingerprint, options, with_scope};
@@ -100,4 +101,54 @@ fn the_last_batch_is_promised_once_the_store_is_synced() {
     disk.corrupt("0000000000000001.seg", 8192 + 176 + 500, 0x10);
     let opened = options(&clock, Durability::Synced).open_on(Arc::new(disk));
     assert!(matches!(opened.err(), Some(oncelog::Error::Corrupt { segment: 1, .. })));
+}
+
+#[test]
+fn an_open_reports_its_progress_to_the_end_of_each_phase() {
+    let (disk, clock) = (SimDisk::new(), clock());
+    let store = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+    for key in 0..40 {
+        let claim = with_scope(key, |scope| store.claim(scope, fingerprint(key))).unwrap();
+        let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+        permit.complete(&[7; 5_000]).unwrap();
+    }
+    store.close().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let options = options(&clock, Durability::Synced)
+        .progress(move |progress| tell.lock().unwrap().push(progress));
+    let store = options.open_on(Arc::new(disk)).unwrap();
+    let told = told.lock().unwrap();
+    for phase in [Phase::Loading, Phase::Scanning] {
+        let of_phase: Vec<_> = told.iter().filter(|progress| progress.phase == phase).collect();
+        assert!(of_phase.is_sorted_by_key(|progress| progress.done), "{told:?}");
+        let last = of_phase.last().unwrap();
+        assert!(last.done == last.total && last.total > 0, "{told:?}");
+    }
+    assert_eq!(store.recovery().segments, store.stats().segments);
+}
+
+#[test]
+fn a_store_takes_little_of_the_disk_before_it_is_used_and_no_more_than_it_needs_afterwards() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let on_disk = || {
+        let entries = dir.path().read_dir().unwrap();
+        entries.map(|entry| entry.unwrap().metadata().unwrap().blocks() * 512).sum::<u64>()
+    };
+    let clock = clock();
+    let options = || Store::options().clock(clock.clone()).ttl(Duration::from_secs(3_000));
+    let store = options().open(dir.path()).unwrap();
+    assert!(on_disk() <= 20 << 20, "{} bytes for nothing", on_disk());
+    for key in 0..20 {
+        let claim = with_scope(key, |scope| store.claim(scope, fingerprint(key))).unwrap();
+        let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+        permit.complete(&[7; 100_000]).unwrap();
+        clock.advance(Duration::from_secs(100));
+    }
+    store.close().unwrap();
+    let files = dir.path().read_dir().unwrap().count() as u64;
+    assert!(files > 40, "a segment and its hints for every bucket");
+    // Headers, hints and rounding, two pages a file; and what is ahead of the tail.
+    let limit = 20 * 100_000 + files * 2 * 4096 + (300 << 10);
+    assert!(on_disk() <= limit, "{} bytes, expected at most {limit}", on_disk());
 }
