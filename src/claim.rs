@@ -124,6 +124,22 @@ impl Permit {
     /// Saves a recovery point of at most 65,536 bytes, which a later attempt gets to see. It takes
     /// the place of the one before.
     ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// permit.save_checkpoint(b"charged: ch_123")?;
+    /// drop(permit);
+    /// let orphan = store.orphan(scope)?.expect("its permit was dropped");
+    /// let Claim::Granted(second) = orphan.take_over()? else { unreachable!() };
+    /// assert_eq!(second.checkpoint(), Some(&b"charged: ch_123"[..]));
+    /// assert_eq!(second.attempt(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `TooLarge`; `Full` where the open claims together would take too much room; `Superseded`
     /// where the attempt is no longer the current one; `Poisoned`, `Io`, `Closed`.
@@ -155,6 +171,18 @@ impl Permit {
     ///
     /// That the operation ran is never thrown away: a response that is too large, or for which
     /// there is no room, is left out, and [`Stored::kept`] says so.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// let stored = permit.complete(b"201 created")?;
+    /// assert_eq!(stored.bytes(), Some(&b"201 created"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `Superseded` where the attempt is no longer the current one; `Poisoned`, `Io`, `Closed`:
@@ -215,6 +243,19 @@ impl Permit {
     /// Ends an attempt whose outcome is unknown: an orphan now, with cause
     /// [`OrphanCause::Failed`], which is kept across a restart.
     ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// permit.give_up()?;
+    /// let Claim::Orphaned(orphan) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// assert_eq!(orphan.info().cause(), oncelog::OrphanCause::Failed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `Superseded`, `Poisoned`, `Io`, `Closed`.
     pub fn give_up(self) -> Result<()> {
@@ -269,6 +310,22 @@ impl Orphan {
 
     /// Starts the next attempt: the same operation id, attempt + 1, a new token. One caller wins,
     /// the others see the operation in progress. The attempt before gets `Superseded` from then on.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// let (operation, token) = (permit.operation(), permit.token());
+    /// permit.give_up()?;
+    /// let orphan = store.orphan(scope)?.expect("it was given up");
+    /// let Claim::Granted(second) = orphan.take_over()? else { unreachable!() };
+    /// assert_eq!(second.operation(), operation);
+    /// assert!(second.token() > token);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `Superseded` where the scope was released meanwhile; else as

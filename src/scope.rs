@@ -202,6 +202,13 @@ pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
     /// The fingerprint of a request that is one run of bytes.
+    ///
+    /// ```
+    /// use oncelog::Fingerprint;
+    /// let fingerprint = Fingerprint::of(b"the request's body");
+    /// assert_eq!(fingerprint.to_string().parse::<Fingerprint>()?, fingerprint);
+    /// # Ok::<(), oncelog::Error>(())
+    /// ```
     pub fn of(request: &[u8]) -> Fingerprint {
         Self::truncated(&blake3::derive_key("oncelog 2026-11 fingerprint v1", request))
     }

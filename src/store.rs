@@ -65,6 +65,19 @@ impl Store {
 
     /// Claims a scope: however many callers claim it at once, one is granted.
     ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// assert_eq!(store.claim(scope, fingerprint)?.kind(), "in_progress");
+    /// permit.release()?;
+    /// assert_eq!(store.claim(scope, fingerprint)?.kind(), "granted");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `Invalid` or `TooLarge` for the scope; `Full` where there is no room for another claim;
     /// `Corrupt` where the record of this scope is damaged; `Poisoned`, `Io`, `Closed`.
@@ -78,6 +91,24 @@ impl Store {
 
     /// Claims a scope, and where the operation runs already waits for it, for at most `limit`
     /// of the clock's monotonic time; then the answer is [`Claim::InProgress`].
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// use std::time::Duration;
+    ///
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// let retry = {
+    ///     let store = store.clone();
+    ///     std::thread::spawn(move || store.claim_or_wait(scope, fingerprint, Duration::from_secs(60)))
+    /// };
+    /// permit.complete(b"201 created")?;
+    /// assert_eq!(retry.join().unwrap()?.kind(), "replay");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Store::claim`].
@@ -117,6 +148,21 @@ impl Store {
     }
 
     /// [`Store::claim`] as a future, `Send + 'static`, for any executor.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// if let Claim::Granted(permit) = store.claim_async(scope, fingerprint).await? {
+    ///     permit.complete_async(b"201 created").await?;
+    /// }
+    /// # Ok::<(), oncelog::Error>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn claim_async(&self, scope: Scope<'_>, fingerprint: Fingerprint) -> ClaimFuture {
         ClaimFuture::claim(&self.0.engine, scope, fingerprint, Waits::No)
     }
@@ -127,6 +173,22 @@ impl Store {
     }
 
     /// What a scope holds; never claims it. `None` where it is free.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// use oncelog::Status;
+    ///
+    /// assert!(store.lookup(scope)?.is_none());
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// permit.complete(b"201 created")?;
+    /// let Some(Status::Completed(stored)) = store.lookup(scope)? else { unreachable!() };
+    /// assert_eq!(stored.bytes(), Some(&b"201 created"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Store::claim`], but for `Full`.
@@ -142,6 +204,19 @@ impl Store {
 
     /// Every orphan, oldest first.
     ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// drop(permit); // Nobody says how the operation ended.
+    /// let orphans = store.unresolved()?;
+    /// assert_eq!((orphans.len(), orphans[0].key()), (1, "k"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `Closed`.
     pub fn unresolved(&self) -> Result<Vec<OrphanInfo>> {
@@ -150,6 +225,23 @@ impl Store {
     }
 
     /// The orphan of a scope, if it is one.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// let operation = permit.operation();
+    /// drop(permit);
+    /// // The operation id, looked up in the caller's own database, says that it ran.
+    /// let orphan = store.orphan(scope)?.expect("its permit was dropped");
+    /// assert_eq!(orphan.info().operation(), operation);
+    /// orphan.resolve(b"201 created")?;
+    /// assert_eq!(store.claim(scope, fingerprint)?.kind(), "replay");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `Invalid` or `TooLarge` for the scope; `Closed`.
@@ -162,6 +254,22 @@ impl Store {
     /// Drops what is past: orphans that nobody resolved for a whole ttl, and segments in which
     /// everything is past, by unlinking them. Also runs by itself, unless the clock moves by hand.
     ///
+    /// ```
+    /// use oncelog::{Claim, Fingerprint, ManualClock, Scope, Store};
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let clock = ManualClock::at(SystemTime::now());
+    /// let store = Store::options().clock(clock.clone()).open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// permit.complete(b"201 created")?;
+    /// clock.advance(Duration::from_secs(31 * 24 * 3600));
+    /// assert_eq!(store.expire()?.segments, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// `Poisoned`, `Io`, `Closed`, `Full` where the next segment cannot be made.
     pub fn expire(&self) -> Result<Expired> {
@@ -169,6 +277,16 @@ impl Store {
     }
 
     /// Makes everything acknowledged so far durable, whatever the durability mode.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// store.sync()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `Poisoned`, `Io`, `Closed`.
@@ -185,17 +303,50 @@ impl Store {
     }
 
     /// A snapshot of what the store holds and has counted.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let _permit = store.claim(scope, fingerprint)?;
+    /// assert_eq!((store.stats().granted, store.stats().in_flight), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         self.0.engine.stats()
     }
 
     /// What opening the store found and did.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// assert_eq!((store.recovery().epoch, store.recovery().cut), (1, None));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recovery(&self) -> &Recovery {
         &self.0.engine.recovery
     }
 
     /// Closes the store for every clone and permit; later calls answer `Closed`. The directory is
     /// free when this returns. Claims that are still open are orphans at the next open.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let clone = store.clone();
+    /// store.close()?;
+    /// assert!(matches!(clone.claim(scope, fingerprint), Err(oncelog::Error::Closed)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// `Closed` where it was closed before; `Poisoned` or `Io` where what was staged could not be
@@ -231,6 +382,20 @@ impl fmt::Debug for Store {
 
 /// What can be chosen when a store is opened. Each setter says its unit, default and range; a value
 /// outside is refused by [`Options::open`].
+///
+/// ```
+/// use oncelog::{Create, Durability, Store};
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// # Store::open(dir.path())?.close()?;
+/// let store = Store::options()
+///     .create(Create::Never)
+///     .ttl(Duration::from_secs(7 * 24 * 3600))
+///     .durability(Durability::Buffered { sync_every: Duration::from_millis(100) })
+///     .open(dir.path())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "options open nothing by themselves"]
 #[derive(Clone)]
 pub struct Options {
