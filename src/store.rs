@@ -19,7 +19,7 @@ use crate::recovery::recover;
 use crate::scope::{Fingerprint, Scope};
 use crate::stats::{Recovery, Stats};
 use crate::storage::Storage;
-use crate::storage::disk::DiskStorage;
+use crate::storage::disk::{Appends, DiskStorage};
 use crate::sync::{Mutex, Signal};
 use crate::worker::{self, Workers};
 
@@ -103,7 +103,8 @@ impl Store {
     /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
     /// let retry = {
     ///     let store = store.clone();
-    ///     std::thread::spawn(move || store.claim_or_wait(scope, fingerprint, Duration::from_secs(60)))
+    ///     let limit = Duration::from_secs(60);
+    ///     std::thread::spawn(move || store.claim_or_wait(scope, fingerprint, limit))
     /// };
     /// permit.complete(b"201 created")?;
     /// assert_eq!(retry.join().unwrap()?.kind(), "replay");
@@ -508,14 +509,20 @@ impl Options {
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         self.config.check()?;
         let dir = dir.as_ref();
+        let appends = match self.config.durability {
+            Durability::Synced => Appends::Written,
+            Durability::Buffered { .. } => Appends::Mapped,
+        };
         let storage = match self.config.create {
             Create::IfMissing => {
-                DiskStorage::create(dir).map_err(Error::io("create a directory"))?
+                DiskStorage::create(dir, appends).map_err(Error::io("create a directory"))?
             }
-            Create::Never => DiskStorage::existing(dir).map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Error::Missing { dir: dir.to_owned() },
-                _ => Error::io("open the directory")(error),
-            })?,
+            Create::Never => {
+                DiskStorage::existing(dir, appends).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::NotFound => Error::Missing { dir: dir.to_owned() },
+                    _ => Error::io("open the directory")(error),
+                })?
+            }
         };
         self.open_in(Arc::new(storage), dir)
     }

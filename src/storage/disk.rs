@@ -6,38 +6,60 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::FallocateFlags;
 
 use crate::storage::{Access, File, Storage};
 
+/// ext2, ext3 and ext4 have one magic number; none of them copies on write.
+const EXT4_MAGIC: i64 = 0xef53;
+
 /// Zeros are written in pieces of one page: larger writes make larger folios in the page cache,
 /// and later small writes into those are several times slower.
 const FILL: [u8; 4096] = [0; 4096];
+
+/// How records reach a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Appends {
+    /// By positioned system calls.
+    Written,
+    /// Through a map, where the file system lets that be safe.
+    Mapped,
+}
 
 /// A directory on a file system.
 #[derive(Debug)]
 pub(crate) struct DiskStorage {
     dir: PathBuf,
+    appends: Appends,
 }
 
 impl DiskStorage {
     /// The directory, which is created, readable by its owner alone, where it is missing.
-    pub(crate) fn create(dir: &Path) -> io::Result<DiskStorage> {
+    pub(crate) fn create(dir: &Path, appends: Appends) -> io::Result<DiskStorage> {
         if !dir.is_dir() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
             if let Some(parent) = dir.canonicalize()?.parent() {
                 open_dir(parent)?.sync_all()?;
             }
         }
-        Ok(DiskStorage { dir: dir.to_owned() })
+        Self::existing(dir, appends)
     }
 
     /// The directory, which must exist.
-    pub(crate) fn existing(dir: &Path) -> io::Result<DiskStorage> {
+    pub(crate) fn existing(dir: &Path, appends: Appends) -> io::Result<DiskStorage> {
         fs::metadata(dir)?;
-        Ok(DiskStorage { dir: dir.to_owned() })
+        // A mapped write without a block behind it is a signal. Only a file system that never
+        // copies on write keeps the block that an allocated page has.
+        let keeps_blocks = rustix::fs::statfs(dir)?.f_type == EXT4_MAGIC;
+        let appends = if keeps_blocks { appends } else { Appends::Written };
+        Ok(DiskStorage { dir: dir.to_owned(), appends })
+    }
+
+    fn file(&self, file: fs::File) -> Arc<dyn File> {
+        Arc::new(DiskFile { file, appends: self.appends, window: OnceLock::new() })
     }
 
     fn options(access: Access) -> OpenOptions {
@@ -82,7 +104,7 @@ impl Storage for DiskStorage {
         if access == Access::ReadMapped {
             return Ok(Arc::new(MappedFile::new(&file)?));
         }
-        Ok(Arc::new(DiskFile { file }))
+        Ok(self.file(file))
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
@@ -93,7 +115,7 @@ impl Storage for DiskStorage {
         }
         let file = Self::options(Access::Write).create_new(true).open(path)?;
         file.set_len(bytes)?;
-        Ok(Arc::new(DiskFile { file }))
+        Ok(self.file(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -125,6 +147,53 @@ impl Drop for Locked {
 #[derive(Debug)]
 struct DiskFile {
     file: fs::File,
+    appends: Appends,
+    window: OnceLock<Window>,
+}
+
+/// The part of a file that may be written through its map: every page of it has a block and is
+/// present. It begins where the first allocation did and only grows.
+#[derive(Debug)]
+struct Window {
+    map: memmap2::MmapRaw,
+    start: u64,
+    /// `Release` once the pages before it are present; `Acquire` where it is relied on.
+    end: AtomicU64,
+}
+
+#[expect(unsafe_code, reason = "copying into a map")]
+impl Window {
+    fn open(file: &fs::File, start: u64) -> io::Result<Window> {
+        let map = memmap2::MmapOptions::new().map_raw(file)?;
+        Ok(Window { map, start, end: AtomicU64::new(start) })
+    }
+
+    /// Takes in pages that have blocks; they are made present at once, not one fault at a time.
+    fn extend(&self, range: &Range<u64>) -> io::Result<()> {
+        let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let start = usize::try_from(range.start & !4095).map_err(too_large)?;
+        let end = usize::try_from(range.end).map_err(too_large)?;
+        self.map.advise_range(memmap2::Advice::PopulateWrite, start, end - start)?;
+        self.end.store(range.end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Copies `bytes` in; `false` where they do not lie in the window.
+    fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        let end = self.end.load(Ordering::Acquire);
+        let inside = offset >= self.start && offset + bytes.len() as u64 <= end;
+        let Ok(start) = usize::try_from(offset) else { return false };
+        if !inside {
+            return false;
+        }
+        // SAFETY: `start` lies before `end`, which `extend` checked against the map by advising it.
+        let target = unsafe { self.map.as_mut_ptr().add(start) };
+        // SAFETY: the target lies within the map, which lives as long as `self`; `bytes` is the
+        // caller's own memory. One caller at a time writes a place (the lock of the log), and
+        // readers take a place only after its record was published.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+        true
+    }
 }
 
 impl File for DiskFile {
@@ -137,6 +206,9 @@ impl File for DiskFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.window.get().is_some_and(|window| window.write(offset, bytes)) {
+            return Ok(());
+        }
         self.file.write_all_at(bytes, offset)
     }
 
@@ -148,6 +220,17 @@ impl File for DiskFile {
             let piece = &FILL[..usize::try_from(len).map_or(FILL.len(), |len| len)];
             self.file.write_all_at(piece, at)?;
             at += len;
+        }
+        if self.appends == Appends::Mapped {
+            // Where there is no map, or its pages cannot be made present, records are written.
+            if self.window.get().is_none()
+                && let Ok(window) = Window::open(&self.file, range.start)
+            {
+                self.window.set(window).ok();
+            }
+            if let Some(window) = self.window.get() {
+                window.extend(&range).ok();
+            }
         }
         Ok(())
     }
