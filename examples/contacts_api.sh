@@ -24,8 +24,10 @@ trap clean_up EXIT
 
 # Each start gets a new port, so clients read the address before each attempt.
 start() {
+    # Emptied here, not by the child's redirection: the line of the last server must be gone first.
+    : >"$work/stdout"
     "$server" --listen 127.0.0.1:0 --data "$work/data" --token secret=acme --token other=globex \
-        >"$work/stdout" 2>>"$work/stderr" &
+        >>"$work/stdout" 2>>"$work/stderr" &
     pid=$!
     until grep -q '^listening on ' "$work/stdout"; do
         kill -0 "$pid" 2>/dev/null || { cat "$work/stderr" >&2; exit 1; }
