@@ -57,10 +57,12 @@ pub(crate) struct Location(u64);
 
 impl Location {
     pub(crate) const GRANULE: u64 = 16;
-    const GRANULE_BITS: u32 = 22;
+    pub(crate) const GRANULE_BITS: u32 = 22;
     /// The largest segment that an offset can address, in bytes.
     pub(crate) const SEGMENT_BYTES_MAX: u64 = Self::GRANULE << Self::GRANULE_BITS;
 
+    /// No location is lower.
+    pub(crate) const LOWEST: Location = Location(0);
     /// No location is higher.
     pub(crate) const HIGHEST: Location = Location(u64::MAX);
 
@@ -70,12 +72,30 @@ impl Location {
         Location((segment << Self::GRANULE_BITS) | (offset / Self::GRANULE))
     }
 
+    /// The same with the offset in granules.
+    pub(crate) fn of_granule(segment: u64, granule: u64) -> Location {
+        debug_assert!(granule < 1 << Self::GRANULE_BITS);
+        Location((segment << Self::GRANULE_BITS) | granule)
+    }
+
+    /// The place that a record names, if there can be such a place.
+    pub(crate) fn checked(segment: u64, offset: u64) -> Option<Location> {
+        let addressable = offset < Self::SEGMENT_BYTES_MAX
+            && offset.is_multiple_of(Self::GRANULE)
+            && segment < 1 << (64 - Self::GRANULE_BITS);
+        addressable.then(|| Location::new(segment, offset))
+    }
+
     pub(crate) fn segment(self) -> u64 {
         self.0 >> Self::GRANULE_BITS
     }
 
+    pub(crate) fn granule(self) -> u64 {
+        self.0 & ((1 << Self::GRANULE_BITS) - 1)
+    }
+
     pub(crate) fn offset(self) -> u64 {
-        (self.0 & ((1 << Self::GRANULE_BITS) - 1)) * Self::GRANULE
+        self.granule() * Self::GRANULE
     }
 }
 

@@ -17,8 +17,10 @@ pub struct Stats {
     pub segments: u64,
     /// Bytes of these segments, unused space at the end of the newest included.
     pub disk_bytes: u64,
-    /// Bytes of memory that the index takes.
+    /// Bytes of memory that the index takes, its unused slots included.
     pub index_bytes: u64,
+    /// Bytes of memory for the hashes of responses whose segment has no hint file yet.
+    pub recent_bytes: u64,
     /// Claims granted, take-overs included.
     pub granted: u64,
     /// Responses replayed by claims.

@@ -12,6 +12,7 @@ use crate::engine::ticket::Ticket;
 use crate::engine::{Act, Deed, Engine, Shard};
 use crate::error::{Error, Result};
 use crate::format::record::Ended;
+use crate::index::{Candidates, shard_of};
 use crate::location::Location;
 use crate::log::writer::{NewClaim, Staged, Wait};
 use crate::log::{Facts, OpenClaim};
@@ -68,19 +69,25 @@ impl Engine {
         caller: &Caller<'_>,
     ) -> Result<Admitted> {
         self.check_closed()?;
+        let mut grown = false;
         loop {
             let (changes, candidates) = {
                 let mut shard = self.shard(keyed.hash).lock();
                 if let Some(admitted) = self.admit_open(&mut shard, keyed, fingerprint, caller)? {
                     return Ok(admitted);
                 }
-                let candidates: Vec<Location> = self.candidates(&shard, keyed.hash);
+                if shard.index.is_full() && !std::mem::replace(&mut grown, true) {
+                    drop(shard);
+                    self.grow(shard_of(keyed.hash));
+                    continue;
+                }
+                let candidates = self.candidates(&shard, keyed.hash);
                 if candidates.is_empty() {
                     return self.stage(&mut shard, keyed, fingerprint, caller, None, None);
                 }
                 (shard.changes, candidates)
             };
-            let replaced = match self.see(keyed, candidates)? {
+            let replaced = match self.see(keyed, &candidates)? {
                 Seen::Live(stored) => return Ok(self.answer_stored(stored, fingerprint)),
                 Seen::Absent(replaced) => replaced,
             };
@@ -91,15 +98,14 @@ impl Engine {
         }
     }
 
-    fn candidates(&self, shard: &Shard, hash: u64) -> Vec<Location> {
-        let oldest = self.log.segments.oldest();
-        shard.index.candidates(hash).filter(|location| location.segment() >= oldest).collect()
+    fn candidates(&self, shard: &Shard, hash: u64) -> Candidates {
+        shard.index.candidates(hash, self.log.segments.oldest())
     }
 
     /// Reads the candidates until one is the response of the scope.
-    fn see(&self, keyed: &Keyed, candidates: Vec<Location>) -> Result<Seen> {
+    fn see(&self, keyed: &Keyed, candidates: &Candidates) -> Result<Seen> {
         let mut expired = None;
-        for location in candidates {
+        for location in candidates.iter() {
             let Some(record) = self.log.segments.read(location)? else { continue };
             let Some(stored) = Stored::of_record(record, &keyed.encoded) else { continue };
             if self.now().now_ms < stored.expires_ms {
@@ -252,7 +258,7 @@ impl Engine {
         }
         let candidates = self.candidates(&shard, keyed.hash);
         drop(shard);
-        match self.see(&keyed, candidates)? {
+        match self.see(&keyed, &candidates)? {
             Seen::Live(stored) => Ok(self.answer_stored(stored, facts.fingerprint)),
             Seen::Absent(_) => Err(Error::Superseded),
         }
@@ -279,7 +285,7 @@ impl Engine {
                 }
                 (shard.changes, self.candidates(&shard, keyed.hash))
             };
-            if let Seen::Live(stored) = self.see(keyed, candidates)? {
+            if let Seen::Live(stored) = self.see(keyed, &candidates)? {
                 return Ok(Some(Status::Completed(stored)));
             }
             if self.shard(keyed.hash).lock().changes == changes {

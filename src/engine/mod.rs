@@ -30,7 +30,7 @@ use crate::engine::inflight::{Entry, Inflight, State};
 use crate::engine::ticket::Ticket;
 use crate::error::{Error, Result};
 use crate::format::record::Ended;
-use crate::index::Index;
+use crate::index::{Index, hashes_of, shard_of};
 use crate::location::Location;
 use crate::log::OpenClaim;
 use crate::log::writer::{Log, Staged};
@@ -40,8 +40,6 @@ use crate::stats::{Counters, Recovery, Stats};
 use crate::storage::Storage;
 use crate::sync::Mutex;
 use crate::time::{Reading, StoreTime};
-
-const SHARDS: usize = 256;
 
 /// One store, behind every handle, permit and future.
 pub(crate) struct Engine {
@@ -53,19 +51,30 @@ pub(crate) struct Engine {
     hash_key: HashKey,
     time: StoreTime,
     // LOCK: shard
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<CachePadded>,
+    // LOCK: growing (a leaf)
+    growing: Mutex<Vec<usize>>,
     counters: Counters,
     /// Set once, before waiting callers are woken to see it.
     closed: AtomicBool,
 }
 
-#[derive(Default)]
 struct Shard {
     index: Index,
     inflight: Inflight,
     /// Counts what a reader outside the lock would have to see again.
     changes: u64,
 }
+
+impl CachePadded {
+    fn new(index: Index) -> CachePadded {
+        CachePadded(Mutex::new(Shard { index, inflight: Inflight::default(), changes: 0 }))
+    }
+}
+
+/// A shard on cache lines of its own.
+#[repr(align(128))]
+struct CachePadded(Mutex<Shard>);
 
 /// What is to be done once a record is durable.
 pub(crate) struct Deed {
@@ -97,13 +106,11 @@ impl Engine {
             recovery: recovered.report,
             hash_key: recovered.hash_key,
             time: recovered.time,
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shards: recovered.indexes.into_iter().map(CachePadded::new).collect(),
+            growing: Mutex::default(),
             counters: Counters::default(),
             closed: AtomicBool::new(false),
         };
-        for (hash, location) in recovered.responses {
-            engine.shard(hash).lock().index.publish(hash, location, None);
-        }
         for mut open in recovered.open {
             if open.ended == Ended::No {
                 open.ended = Ended::Crash;
@@ -123,8 +130,30 @@ impl Engine {
     }
 
     fn shard(&self, hash: u64) -> &Mutex<Shard> {
-        // The upper bits: an index within the shard may use the lower ones.
-        &self.shards[usize::try_from(hash >> 56).expect("eight bits are left")]
+        &self.shards[shard_of(hash)].0
+    }
+
+    /// Gives a shard a larger table, unless that is under way. Where the hints cannot be read the
+    /// old table goes on, and what finds no room in it is kept apart.
+    fn grow(&self, shard: usize) {
+        let shard_lock = &self.shards[shard].0;
+        let Some(mut larger) = shard_lock.lock().index.begin_growth() else { return };
+        // The list of hints is read after the recent hashes were: one of the two has each.
+        let filled = self.log.segments.fill(&hashes_of(shard), &self.hash_key, &mut larger);
+        for (hash, location) in std::mem::take(&mut larger.recent) {
+            larger.add(hash, location);
+        }
+        let index = &mut shard_lock.lock().index;
+        match filled {
+            Ok(()) => index.finish_growth(larger),
+            Err(_) => index.give_up_growth(),
+        }
+    }
+
+    /// Asks for a larger table.
+    fn ask_to_grow(&self, hash: u64) {
+        self.growing.lock().push(shard_of(hash));
+        self.log.ask_for_upkeep();
     }
 
     pub(crate) fn now(&self) -> Reading {
@@ -164,7 +193,11 @@ impl Engine {
 
     /// Does the work that no caller waits for.
     pub(crate) fn upkeep(&self) {
-        self.log.upkeep();
+        for segment in self.log.upkeep() {
+            self.shards.iter().for_each(|shard| shard.0.lock().index.hinted(segment));
+        }
+        let growing = std::mem::take(&mut *self.growing.lock());
+        growing.into_iter().for_each(|shard| self.grow(shard));
     }
 
     /// Makes the outcome of a record visible. Only whoever commits calls this.
@@ -199,8 +232,14 @@ impl Engine {
             }
             Act::Complete(location) => {
                 let entry = shard.inflight.remove(hash, token);
-                shard.index.publish(hash, *location, entry.and_then(|entry| entry.replaced));
-                shard.inflight.all_waiting(hash).into()
+                let replaced = entry.and_then(|entry| entry.replaced);
+                let grows = shard.index.publish(hash, *location, replaced);
+                let waiting = shard.inflight.all_waiting(hash).into();
+                drop(shard);
+                if grows {
+                    self.ask_to_grow(hash);
+                }
+                waiting
             }
             Act::Release => match shard.inflight.remove(hash, token) {
                 Some(_) => shard.inflight.next_waiting(hash).into_iter().collect(),
@@ -250,7 +289,7 @@ impl Engine {
         self.check_closed()?;
         let mut orphans = Vec::new();
         for shard in &self.shards {
-            for (_, entry) in shard.lock().inflight.iter_mut() {
+            for (_, entry) in shard.0.lock().inflight.iter_mut() {
                 self.lapse(entry);
                 if entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open)) {
                     orphans.push(entry.open.clone());
@@ -265,7 +304,7 @@ impl Engine {
     pub(crate) fn expire_orphans(&self) -> Result<u64> {
         let mut expired = 0;
         for shard in &self.shards {
-            let mut shard = shard.lock();
+            let mut shard = shard.0.lock();
             let now_ms = self.now().now_ms;
             let mut past = Vec::new();
             for (hash, entry) in shard.inflight.iter_mut() {
@@ -291,7 +330,8 @@ impl Engine {
     /// Removes what the index still says of dropped segments.
     pub(crate) fn sweep(&self) {
         let oldest = self.log.segments.oldest();
-        self.shards.iter().for_each(|shard| shard.lock().index.sweep(oldest));
+        self.shards.iter().for_each(|shard| shard.0.lock().index.sweep(oldest));
+        self.log.segments.set_swept(oldest);
     }
 
     /// Seals the tail if its bucket is over.
@@ -303,7 +343,7 @@ impl Engine {
     /// Wakes every waiting caller, to look again.
     pub(crate) fn wake_all(&self) {
         for shard in &self.shards {
-            let signals = shard.lock().inflight.drain_waiting();
+            let signals = shard.0.lock().inflight.drain_waiting();
             signals.iter().for_each(|signal| signal.fire());
         }
     }
@@ -315,7 +355,7 @@ impl Engine {
         for shard in &self.shards {
             let mut lapsed = Vec::new();
             {
-                let mut shard = shard.lock();
+                let mut shard = shard.0.lock();
                 for (hash, entry) in shard.inflight.iter_mut() {
                     // One that is not durable yet gets a whole lease once it is.
                     let staged = entry.state != State::Open;
@@ -354,9 +394,10 @@ impl Engine {
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats::default();
         for shard in &self.shards {
-            let mut shard = shard.lock();
+            let mut shard = shard.0.lock();
             stats.responses += shard.index.len();
             stats.index_bytes += shard.index.bytes();
+            stats.recent_bytes += shard.index.recent_bytes();
             for (_, entry) in shard.inflight.iter_mut() {
                 self.lapse(entry);
                 if entry.is_orphan() {

@@ -16,7 +16,7 @@ use crate::format::{DecodeError, FORMAT_VERSION, Fields, Put, checksum};
 use crate::location::Lsn;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"1cloghnt");
-const BLOCK_BYTES: usize = 4096;
+pub(crate) const BLOCK_BYTES: usize = 4096;
 const ENTRY_BYTES: usize = 16;
 const BLOCK_ENTRIES: usize = BLOCK_BYTES / ENTRY_BYTES - 1;
 const FIELDS_BYTES: usize = 118;
@@ -55,6 +55,78 @@ pub struct Hints {
     pub entries: Vec<Hint>,
 }
 
+/// What a hint file says of itself before its entries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Preamble {
+    pub(crate) seal_lsn: Lsn,
+    #[cfg_attr(not(any(test, fuzzing)), expect(dead_code, reason = "a whole decode has it"))]
+    pub(crate) seal_offset: u64,
+    pub(crate) summary: Summary,
+    pub(crate) entries: u64,
+}
+
+impl Preamble {
+    pub(crate) const BYTES: usize = FIELDS_BYTES;
+
+    /// Reads the start of a hint file of `file_bytes` that belongs to `binding`.
+    pub(crate) fn decode(
+        bytes: &[u8],
+        file_bytes: u64,
+        binding: Binding,
+    ) -> Result<Preamble, DecodeError> {
+        let mut fields = Fields(Fields(bytes).bytes(FIELDS_BYTES)?);
+        if fields.u64()? != MAGIC || fields.u32()? != FORMAT_VERSION {
+            return Err(DecodeError::Damaged("not a hint file"));
+        }
+        if fields.u32()? != checksum(0, fields.0) {
+            return Err(DecodeError::Damaged("the hint header's checksum does not match"));
+        }
+        let found = Binding { store: fields.array()?, segment: fields.u64()?, salt: fields.u64()? };
+        if found != binding {
+            return Err(DecodeError::Damaged("the hints of another segment"));
+        }
+        let (seal_lsn, seal_offset) = (Lsn(fields.u64()?), fields.u64()?);
+        let entries = fields.u64()?;
+        let summary = record::summary(&mut fields)?;
+        let preamble = Preamble { seal_lsn, seal_offset, summary, entries };
+        let blocks = preamble.blocks().checked_add(1);
+        if blocks.and_then(|blocks| blocks.checked_mul(BLOCK_BYTES as u64)) != Some(file_bytes) {
+            return Err(DecodeError::Damaged("a hint file of the wrong length"));
+        }
+        Ok(preamble)
+    }
+
+    pub(crate) fn blocks(&self) -> u64 {
+        self.entries.div_ceil(BLOCK_ENTRIES as u64)
+    }
+
+    /// How many entries a block holds.
+    fn entries_in(&self, block: u64) -> usize {
+        let left = self.entries - block * BLOCK_ENTRIES as u64;
+        usize::try_from(left).map_or(BLOCK_ENTRIES, |left| left.min(BLOCK_ENTRIES))
+    }
+
+    /// Adds the entries of a block that is whole and in order.
+    pub(crate) fn decode_block(
+        &self,
+        number: u64,
+        block: &[u8],
+        entries: &mut Vec<Hint>,
+    ) -> Result<(), DecodeError> {
+        decode_block(number, block, self.entries_in(number), entries)
+    }
+}
+
+/// Where a block stands in its file.
+pub(crate) fn block_offset(number: u64) -> u64 {
+    (number + 1) * BLOCK_BYTES as u64
+}
+
+/// The hash of the first entry of a block that begins with these bytes, unverified.
+pub(crate) fn first_hash(block: [u8; 8]) -> u64 {
+    u64::from_le_bytes(block)
+}
+
 impl Hints {
     /// The bytes of the file. The entries are sorted.
     pub(crate) fn encode(&self, binding: Binding) -> Vec<u8> {
@@ -73,40 +145,23 @@ impl Hints {
         file
     }
 
-    /// Reads a hint file that belongs to `binding`.
+    /// Reads a whole hint file that belongs to `binding`. The store reads it in parts.
     ///
     /// # Errors
     /// `Damaged` where anything does not match; the segment itself is then read instead.
+    #[cfg(any(test, fuzzing))]
     pub fn decode(bytes: &[u8], binding: Binding) -> Result<Hints, DecodeError> {
+        let preamble = Preamble::decode(bytes, bytes.len() as u64, binding)?;
         let mut blocks = Fields(bytes);
-        let header = blocks.bytes(BLOCK_BYTES)?;
-        let mut fields = Fields(header);
-        if fields.u64()? != MAGIC || fields.u32()? != FORMAT_VERSION {
-            return Err(DecodeError::Damaged("not a hint file"));
-        }
-        if fields.u32()? != checksum(0, &header[16..FIELDS_BYTES]) {
-            return Err(DecodeError::Damaged("the hint header's checksum does not match"));
-        }
-        let found = Binding { store: fields.array()?, segment: fields.u64()?, salt: fields.u64()? };
-        if found != binding {
-            return Err(DecodeError::Damaged("the hints of another segment"));
-        }
-        let (seal_lsn, seal_offset) = (Lsn(fields.u64()?), fields.u64()?);
-        let count = fields.u64()?;
-        let summary = record::summary(&mut fields)?;
-        let blocks_needed = count.div_ceil(BLOCK_ENTRIES as u64);
-        if blocks_needed.checked_mul(BLOCK_BYTES as u64) != Some(blocks.0.len() as u64) {
-            return Err(DecodeError::Damaged("a hint file of the wrong length"));
-        }
-        let mut entries = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
-        for number in 0..blocks_needed {
-            let left = usize::try_from(count).unwrap_or(usize::MAX) - entries.len();
-            let block = blocks.bytes(BLOCK_BYTES)?;
-            decode_block(number, block, left.min(BLOCK_ENTRIES), &mut entries)?;
+        blocks.bytes(BLOCK_BYTES)?;
+        let mut entries = Vec::with_capacity(usize::try_from(preamble.entries).unwrap_or(0));
+        for number in 0..preamble.blocks() {
+            preamble.decode_block(number, blocks.bytes(BLOCK_BYTES)?, &mut entries)?;
         }
         if !entries.is_sorted() {
             return Err(DecodeError::Damaged("hints out of order"));
         }
+        let Preamble { seal_lsn, seal_offset, summary, .. } = preamble;
         Ok(Hints { seal_lsn, seal_offset, summary, entries })
     }
 }

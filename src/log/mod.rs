@@ -8,6 +8,9 @@
 pub(crate) mod checkpoints;
 pub(crate) mod commit;
 pub(crate) mod reader;
+
+pub(crate) mod hinted;
+
 pub(crate) mod segments;
 pub(crate) mod staging;
 

@@ -1,14 +1,20 @@
 //! The live set of segments, and the one function that reads a record back.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::DecodeError;
+use crate::format::hint::{Binding, Hint, Hints};
 use crate::format::record::{HEADER_BYTES, Header, Identity, Record, Summary};
+use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::index::{Larger, SEGMENTS};
 use crate::location::Location;
+use crate::log::hinted::{self, HintFile};
 use crate::log::segment_name;
+use crate::scope::HashKey;
 use crate::storage::{Access, File, Storage};
 use crate::sync::{Mutex, RwLock};
 
@@ -23,13 +29,36 @@ pub(crate) struct Segment {
     pub(crate) identity: Identity,
     /// The size of its file.
     pub(crate) bytes: u64,
+    binding: Binding,
     // LOCK: segment file (a leaf)
     file: Mutex<Option<Arc<dyn File>>>,
+    // LOCK: segment hints (a leaf)
+    hints: Mutex<SegmentHints>,
+}
+
+/// Where the hints of a segment are.
+#[derive(Clone, Debug)]
+pub(crate) enum SegmentHints {
+    /// It still takes records, or was sealed a moment ago: the shards know its hashes.
+    Recent,
+    /// In a file that is to be opened.
+    Written,
+    File(Arc<HintFile>),
+    /// The file could not be written or read.
+    Memory(Arc<Hints>),
 }
 
 impl Segment {
-    pub(crate) fn new(number: u64, identity: Identity, bytes: u64) -> Segment {
-        Segment { number, identity, bytes, file: Mutex::new(None) }
+    pub(crate) fn new(header: &SegmentHeader, hints: SegmentHints) -> Segment {
+        let binding = Binding { store: header.store, segment: header.segment, salt: header.salt };
+        Segment {
+            number: header.segment,
+            identity: header.identity(),
+            bytes: header.segment_bytes,
+            binding,
+            file: Mutex::new(None),
+            hints: Mutex::new(hints),
+        }
     }
 }
 
@@ -40,6 +69,8 @@ pub(crate) struct Segments {
     access: Access,
     /// Segments below are gone for readers. `Release` when raised, `Acquire` in `oldest`.
     oldest: AtomicU64,
+    /// No shard's index names a segment below. `Release` when raised, `Acquire` in `is_free`.
+    swept: AtomicU64,
     // LOCK: segments
     live: RwLock<BTreeMap<u64, Arc<Segment>>>,
     // LOCK: summaries (a leaf)
@@ -54,6 +85,7 @@ impl Segments {
             storage,
             access,
             oldest: AtomicU64::new(oldest),
+            swept: AtomicU64::new(oldest),
             live: RwLock::default(),
             sealed: Mutex::default(),
             opened: Mutex::default(),
@@ -64,6 +96,114 @@ impl Segments {
         self.live.write().insert(segment.number, Arc::new(segment));
     }
 
+    /// Says where the hints of a segment are from now on.
+    pub(crate) fn set_hints(&self, number: u64, hints: SegmentHints) {
+        if let Some(segment) = self.live.read().get(&number) {
+            *segment.hints.lock() = hints;
+        }
+    }
+
+    /// The hints that no file holds.
+    pub(crate) fn hints_in_memory(&self) -> Vec<(Binding, Arc<Hints>)> {
+        let live = self.live.read();
+        let hints = live.values().filter_map(|segment| match &*segment.hints.lock() {
+            SegmentHints::Memory(hints) => Some((segment.binding, Arc::clone(hints))),
+            _ => None,
+        });
+        hints.collect()
+    }
+
+    /// Puts every response of a shard that has a hint into `larger`, oldest segment first.
+    pub(crate) fn fill(
+        &self,
+        hashes: &RangeInclusive<u64>,
+        hash_key: &HashKey,
+        larger: &mut Larger,
+    ) -> Result<()> {
+        let live: Vec<Arc<Segment>> = self.live.read().values().cloned().collect();
+        let mut hints = Vec::new();
+        for segment in live {
+            hints.clear();
+            if let Err(error) = self.hints_within(&segment, hashes, hash_key, &mut hints) {
+                // It may have been dropped, and removed, since the list was made.
+                if segment.number < self.oldest() {
+                    continue;
+                }
+                return Err(error);
+            }
+            let place = |hint: &Hint| Location::of_granule(segment.number, hint.granule.into());
+            for hint in hints.iter().filter(|hint| !hint.forget) {
+                larger.add(hint.hash, place(hint));
+            }
+            for hint in hints.iter().filter(|hint| hint.forget) {
+                if let Some(forgotten) = self.forgotten(place(hint))? {
+                    larger.remove(hint.hash, forgotten);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the FORGET at `location` names.
+    fn forgotten(&self, location: Location) -> Result<Option<Location>> {
+        let Some(stored) = self.read(location)? else { return Ok(None) };
+        let (segment, offset) = (location.segment(), location.offset());
+        let corrupt = |error: DecodeError| Error::Corrupt { segment, offset, what: error.what() };
+        match stored.record().map_err(corrupt)? {
+            Record::Forget { segment, offset, .. } => Ok(Location::checked(segment, offset)),
+            _ => Err(corrupt(DecodeError::Damaged("a hint names a record of another kind"))),
+        }
+    }
+
+    fn hints_within(
+        &self,
+        segment: &Segment,
+        hashes: &RangeInclusive<u64>,
+        hash_key: &HashKey,
+        out: &mut Vec<Hint>,
+    ) -> Result<()> {
+        let state = segment.hints.lock().clone();
+        let file = match state {
+            SegmentHints::Recent => return Ok(()),
+            SegmentHints::Memory(hints) => {
+                out.extend_from_slice(hinted::range_of(&hints, hashes));
+                return Ok(());
+            }
+            SegmentHints::File(file) => Ok(file),
+            SegmentHints::Written => self.open_hints(segment),
+        };
+        if let Ok(file) = file
+            && file.range(hashes, out).is_ok()
+        {
+            return Ok(());
+        }
+        out.clear();
+        let hints = Arc::new(self.rebuild_hints(segment, hash_key)?);
+        out.extend_from_slice(hinted::range_of(&hints, hashes));
+        *segment.hints.lock() = SegmentHints::Memory(hints);
+        Ok(())
+    }
+
+    fn open_hints(&self, segment: &Segment) -> std::io::Result<Arc<HintFile>> {
+        let (storage, binding) = (&*self.storage, segment.binding);
+        let file = Arc::new(HintFile::open(storage, self.access, binding, segment.bytes)?);
+        *segment.hints.lock() = SegmentHints::File(Arc::clone(&file));
+        self.close_beyond_limit(segment.number);
+        Ok(file)
+    }
+
+    fn rebuild_hints(&self, segment: &Segment, hash_key: &HashKey) -> Result<Hints> {
+        let file = self.file(segment).map_err(Error::io("open a segment"))?;
+        let mut bytes = vec![0; usize::try_from(DATA_START).expect("two pages")];
+        file.read_at(0, &mut bytes).map_err(Error::io("read a segment header"))?;
+        let header = SegmentHeader::decode(&bytes).map_err(|error| Error::Corrupt {
+            segment: segment.number,
+            offset: 0,
+            what: error.what(),
+        })?;
+        hinted::rebuild(&*file, &header, hash_key).map(|(hints, _)| hints)
+    }
+
     pub(crate) fn seal(&self, number: u64, summary: Summary) {
         self.sealed.lock().insert(number, summary);
     }
@@ -71,6 +211,16 @@ impl Segments {
     /// Summaries of the sealed segments, oldest first.
     pub(crate) fn sealed(&self) -> Vec<(u64, Summary)> {
         self.sealed.lock().iter().map(|(&number, &summary)| (number, summary)).collect()
+    }
+
+    /// Every shard was swept up to `oldest`.
+    pub(crate) fn set_swept(&self, oldest: u64) {
+        self.swept.store(oldest, Ordering::Release);
+    }
+
+    /// Whether the index can tell segment `number` from every other that it may name.
+    pub(crate) fn is_free(&self, number: u64) -> bool {
+        number - self.swept.load(Ordering::Acquire) < SEGMENTS
     }
 
     /// Segments below are gone.
@@ -128,6 +278,10 @@ impl Segments {
         };
         if let Some(closing) = closing.and_then(|number| self.live.read().get(&number).cloned()) {
             *closing.file.lock() = None;
+            let mut hints = closing.hints.lock();
+            if matches!(*hints, SegmentHints::File(_)) {
+                *hints = SegmentHints::Written;
+            }
         }
     }
 }

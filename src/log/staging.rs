@@ -15,8 +15,8 @@ use crate::format::hint::{Hint, Hints};
 use crate::format::record::{self, Draft, Kind, Stamp, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::location::{Location, Lsn};
-use crate::log::segments::{Segment, Segments};
-use crate::log::{OpenClaim, segment_name};
+use crate::log::segments::{Segment, SegmentHints, Segments};
+use crate::log::{OpenClaim, hinted, segment_name};
 use crate::random;
 use crate::scope::Token;
 use crate::storage::{File, Storage};
@@ -36,7 +36,6 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct Sealed {
     pub(crate) segment: u64,
-    pub(crate) salt: u64,
     pub(crate) hints: Hints,
 }
 
@@ -265,8 +264,7 @@ impl Staging {
 
     /// Remembers where a response went, for the hint file.
     pub(crate) fn hint(&mut self, hash: u64, location: Location, expires_ms: u64) {
-        let granule = u32::try_from(location.offset() / Location::GRANULE).expect("22 bits");
-        self.tail.hints.push(Hint { hash, granule, forget: false });
+        self.tail.hints.push(hinted::response(hash, location.offset()));
         let summary = &mut self.tail.summary;
         summary.expires_ms_max = summary.expires_ms_max.max(expires_ms);
     }
@@ -274,6 +272,9 @@ impl Staging {
     /// Seals the tail and goes on in the next segment.
     pub(crate) fn roll(&mut self, maker: &Maker, segments: &Segments) -> Result<()> {
         let number = self.tail.header.segment + 1;
+        if !segments.is_free(number) {
+            return Err(Error::Full { what: "2^18 segments are live" });
+        }
         let prepared = match self.prepared.take() {
             Some(prepared) if prepared.segment == number => prepared,
             _ => maker.prepare(number).map_err(full_or("prepare a segment"))?,
@@ -293,7 +294,7 @@ impl Staging {
         self.steps.push(Step::Sync(Arc::clone(&self.tail.file)));
         let sealed = self.start_segment(maker, &header, prepared)?;
         self.sealed.push(sealed.into_sealed(seal));
-        segments.insert(Segment::new(number, header.identity(), maker.segment_bytes));
+        segments.insert(Segment::new(&header, SegmentHints::Recent));
         self.carry(maker)
     }
 
@@ -363,7 +364,7 @@ impl Tail {
             summary: self.summary,
             entries: self.hints,
         };
-        Sealed { segment: self.header.segment, salt: self.header.salt, hints }
+        Sealed { segment: self.header.segment, hints }
     }
 }
 

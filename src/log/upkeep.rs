@@ -2,11 +2,13 @@
 //! drop of segments, the next segment's file, and hint files.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
 use crate::format::record;
+use crate::log::segments::SegmentHints;
 use crate::log::staging::Sealed;
 use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
@@ -104,21 +106,33 @@ impl<D> Log<D> {
 
     /// Makes the file of the next segment, and the hint files of sealed ones. A failure to do so
     /// harms nothing: the segment is then made when it is needed, the hints at the next open.
-    pub(crate) fn upkeep(&self) {
+    /// Returns the segments whose hints need no longer be kept by the shards.
+    pub(crate) fn upkeep(&self) -> Vec<u64> {
         self.prepare_segment();
-        self.hint_sealed();
+        self.hint_sealed()
     }
 
     /// Writes the hint files of segments that were sealed, and gives their unused ends back.
-    fn hint_sealed(&self) {
+    fn hint_sealed(&self) -> Vec<u64> {
         let sealed = std::mem::take(&mut *self.unhinted.lock());
+        let mut hinted = Vec::with_capacity(sealed.len());
         for sealed in sealed {
-            let binding =
-                Binding { store: self.maker.store, segment: sealed.segment, salt: sealed.salt };
-            if write_hints(&*self.maker.storage, binding, &sealed.hints).is_err() {
+            self.give_back(&sealed).ok();
+            let hints = SegmentHints::Memory(Arc::new(sealed.hints));
+            self.segments.set_hints(sealed.segment, hints);
+            hinted.push(sealed.segment);
+        }
+        self.write_hints_in_memory();
+        hinted
+    }
+
+    /// Gives every segment whose hints are in memory its file; what fails is tried again later.
+    pub(crate) fn write_hints_in_memory(&self) {
+        for (binding, hints) in self.segments.hints_in_memory() {
+            if write_hints(&*self.maker.storage, binding, &hints).is_err() {
                 return;
             }
-            self.give_back(&sealed).ok();
+            self.segments.set_hints(binding.segment, SegmentHints::Written);
         }
     }
 
@@ -159,11 +173,7 @@ impl<D> Log<D> {
 }
 
 /// Writes a hint file under another name and renames it, so that a torn one is never read.
-pub(crate) fn write_hints(
-    storage: &dyn Storage,
-    binding: Binding,
-    hints: &Hints,
-) -> io::Result<()> {
+fn write_hints(storage: &dyn Storage, binding: Binding, hints: &Hints) -> io::Result<()> {
     let bytes = hints.encode(binding);
     let name = hint_name(binding.segment);
     let draft = format!("{name}.tmp");

@@ -355,6 +355,11 @@ impl<D> Log<D> {
         self.help(|helpers| helpers.commit_due(Some(real_monotonic() + left)));
     }
 
+    /// Asks for upkeep soon.
+    pub(crate) fn ask_for_upkeep(&self) {
+        self.help(|helpers| helpers.upkeep_due());
+    }
+
     pub(in crate::log) fn help(&self, call: impl FnOnce(&dyn Helpers)) {
         if let Some(helpers) = self.helpers.get() {
             call(&**helpers);

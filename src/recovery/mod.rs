@@ -16,15 +16,17 @@ pub(crate) mod settle;
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{Config, Create, Progress};
+use crate::config::{Config, Create, Progress, Reads};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::{self, Checkpoint};
 use crate::format::superblock::{self, Superblock};
 use crate::format::{DecodeError, FORMAT_VERSION};
+use crate::index::Index;
 use crate::location::Location;
 use crate::log::OpenClaim;
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::number_of;
+use crate::log::segments::Segments;
 use crate::log::staging::{Maker, Writes};
 use crate::log::writer::Log;
 use crate::random;
@@ -41,7 +43,7 @@ pub(crate) struct Recovered<D> {
     pub(crate) log: Log<D>,
     pub(crate) hash_key: HashKey,
     pub(crate) time: StoreTime,
-    pub(crate) responses: Vec<(u64, Location)>,
+    pub(crate) indexes: Vec<Index>,
     pub(crate) open: Vec<OpenClaim>,
     pub(crate) report: Recovery,
 }
@@ -67,9 +69,16 @@ pub(crate) fn recover<D>(
         return Err(Error::Invalid { what });
     }
     let hash_key = HashKey::new(&superblock.hash_key);
-    let mut survey = Survey::new(&*storage, superblock, *checkpoints.current(), hash_key.clone());
+    let access = match config.reads {
+        Reads::Mapped => Access::ReadMapped,
+        Reads::Positioned => Access::ReadPositioned,
+    };
+    let checkpoint = *checkpoints.current();
+    let segments = Segments::new(Arc::clone(&storage), access, checkpoint.oldest);
+    let mut survey = Survey::new(&*storage, superblock, checkpoint, hash_key.clone(), segments);
     survey.load(tell)?;
     survey.scan(tell)?;
+    let mut indexes = survey.fill(config.expected_keys)?;
     let mark = survey.time_ms;
     let time = StoreTime::resume(clock, config.ttl_ms(), mark);
     let maker = Maker {
@@ -79,10 +88,9 @@ pub(crate) fn recover<D>(
         bucket_ms: config.bucket_ms(),
         writes: Writes::AtStaging,
     };
-    let (log, report) = survey.settle(maker, checkpoints, config, &time)?;
-    let responses = survey.replay.responses.into_iter().collect();
-    let open = survey.replay.open.into_values().collect();
-    Ok(Some(Recovered { log, hash_key, time, responses, open, report }))
+    let open: Vec<OpenClaim> = survey.replay.open.values().cloned().collect();
+    let (log, report) = survey.settle(maker, checkpoints, config, &time, &mut indexes)?;
+    Ok(Some(Recovered { log, hash_key, time, indexes, open, report }))
 }
 
 /// Reads SUPER and CHECKPOINT, or makes them: SUPER first, so that a crash in between leaves a

@@ -16,7 +16,9 @@ pub(in crate::recovery) struct Replay {
     operations: HashMap<OperationId, Token>,
     /// Claims that ended: a CLAIM of theirs that comes later is void.
     ended: BTreeSet<Token>,
-    pub(in crate::recovery) responses: BTreeSet<(u64, Location)>,
+    pub(in crate::recovery) responses: Vec<(u64, Location)>,
+    /// Responses that a FORGET names, of any segment.
+    pub(in crate::recovery) forgotten: Vec<(u64, Location)>,
 }
 
 impl Replay {
@@ -41,10 +43,13 @@ impl Replay {
             }
             Record::Complete(complete) => {
                 self.end(complete.token);
-                self.responses.insert((hash_key.hash(complete.scope), at));
+                self.responses.push((hash_key.hash(complete.scope), at));
             }
             Record::Release { token, .. } => self.end(token),
-            Record::Forget { hash, segment, offset } => self.forget(hash, segment, offset),
+            Record::Forget { hash, segment, offset } => {
+                let location = Location::checked(segment, offset);
+                self.forgotten.extend(location.map(|location| (hash, location)));
+            }
             Record::Erased | Record::Seal(_) | Record::Clean(_) | Record::Promise => {}
         }
     }
@@ -84,15 +89,6 @@ impl Replay {
         self.ended.insert(token);
         if let Some(open) = self.open.remove(&token) {
             self.operations.remove(&open.facts.operation);
-        }
-    }
-
-    pub(in crate::recovery) fn forget(&mut self, hash: u64, segment: u64, offset: u64) {
-        let addressable = offset < Location::SEGMENT_BYTES_MAX
-            && offset.is_multiple_of(Location::GRANULE)
-            && segment < 1 << 42;
-        if addressable {
-            self.responses.remove(&(hash, Location::new(segment, offset)));
         }
     }
 }

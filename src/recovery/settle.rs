@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::{Config, Durability, Reads};
+use crate::config::{Config, Durability};
 use crate::error::{Error, Result};
 use crate::format::hint::Hints;
 use crate::format::record::{Draft, Kind, Stamp, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::index::Index;
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::reader::{self, End};
-use crate::log::segments::{Segment, Segments};
+use crate::log::segments::{Segment, SegmentHints};
 use crate::log::staging::{Maker, Placed, Prepared, Staging, Tail, Writes};
-use crate::log::upkeep::write_hints;
 use crate::log::writer::Log;
 use crate::log::{number_of, segment_name};
 use crate::random;
@@ -21,17 +21,17 @@ use crate::recovery::SUPER;
 use crate::recovery::survey::{Scanned, Survey, used_bytes};
 use crate::scope::OperationKey;
 use crate::stats::Recovery;
-use crate::storage::Access;
 use crate::time::StoreTime;
 
 impl Survey<'_> {
     /// Changes the store to what was decided, and makes the log that goes on from there.
     pub(in crate::recovery) fn settle<D>(
-        &mut self,
+        mut self,
         mut maker: Maker,
         mut checkpoints: Checkpoints,
         config: &Config,
         time: &StoreTime,
+        indexes: &mut [Index],
     ) -> Result<(Log<D>, Recovery)> {
         let epoch = self.checkpoint.epoch + 1;
         if epoch > Lsn::EPOCH_MAX {
@@ -53,7 +53,7 @@ impl Survey<'_> {
         let mut staging = if adoptable {
             self.adopt(next, now_ms)
         } else {
-            self.go_on(&maker, &mut checkpoints, next, now_ms)?
+            self.go_on(&maker, &mut checkpoints, next, now_ms, indexes)?
         };
         staging.durable = staging.next.before();
         staging.steps.clear();
@@ -61,33 +61,15 @@ impl Survey<'_> {
             Durability::Synced => Writes::AtCommit,
             Durability::Buffered { .. } => Writes::AtStaging,
         };
-        for (binding, hints) in &self.rebuilt {
-            // Without hints the next open is slower, and nothing else.
-            if write_hints(self.storage, *binding, hints).is_err() {
-                break;
-            }
-        }
-        let access = match config.reads {
-            Reads::Mapped => Access::ReadMapped,
-            Reads::Positioned => Access::ReadPositioned,
-        };
-        let oldest = self.checkpoint.oldest;
-        let segments = Segments::new(Arc::clone(&maker.storage), access, oldest);
-        let bytes = maker.segment_bytes;
-        let insert = |header: &SegmentHeader| {
-            segments.insert(Segment::new(header.segment, header.identity(), bytes));
-        };
-        for (header, summary) in &self.sealed {
-            insert(header);
-            segments.seal(header.segment, *summary);
-        }
-        insert(&staging.tail.header);
-        self.report.responses = self.replay.responses.len() as u64;
+        self.segments.insert(Segment::new(&staging.tail.header, SegmentHints::Recent));
         self.report.orphans = self.replay.open.len() as u64;
         let secret = random::bytes().map_err(Error::io("draw a secret for operation ids"))?;
         let operations = OperationKey::new(&secret);
+        let segments = self.segments;
         let log = Log::new(maker, config.durability, segments, operations, staging, checkpoints);
-        Ok((log, self.report.clone()))
+        // Without hint files the next open is slower, and nothing else.
+        log.write_hints_in_memory();
+        Ok((log, self.report))
     }
 
     /// Removes what is not part of the store: dropped segments, drafts, prepared files, and
@@ -200,6 +182,7 @@ impl Survey<'_> {
         checkpoints: &mut Checkpoints,
         mut next: Lsn,
         now_ms: u64,
+        indexes: &mut [Index],
     ) -> Result<Staging> {
         let number = if let Some(worthless) = self.worthless_tail() {
             let header = worthless.header;
@@ -217,7 +200,7 @@ impl Survey<'_> {
             tail.seal = Some(placed);
             (self.last, next) = (placed.lsn, next.next());
         }
-        self.hint_scanned();
+        self.hint_scanned(indexes);
         let header = SegmentHeader {
             store: maker.store,
             segment: number,
@@ -254,7 +237,7 @@ impl Survey<'_> {
     }
 
     /// The scanned segments are sealed now; they get their hint files.
-    fn hint_scanned(&mut self) {
+    fn hint_scanned(&mut self, indexes: &mut [Index]) {
         for mut scanned in std::mem::take(&mut self.scanned) {
             scanned.hints.sort_unstable();
             let seal = scanned.seal.expect("every scanned segment was sealed");
@@ -264,8 +247,10 @@ impl Survey<'_> {
                 summary: scanned.summary,
                 entries: scanned.hints,
             };
-            self.rebuilt.push((self.binding(&scanned.header), hints));
-            self.sealed.push((scanned.header, scanned.summary));
+            let hints = SegmentHints::Memory(Arc::new(hints));
+            self.segments.insert(Segment::new(&scanned.header, hints));
+            self.segments.seal(scanned.header.segment, scanned.summary);
+            indexes.iter_mut().for_each(|index| index.hinted(scanned.header.segment));
         }
     }
 }

@@ -5,21 +5,27 @@ use std::sync::Arc;
 
 use crate::config::{Phase, Progress};
 use crate::error::{Error, Result};
-use crate::format::DecodeError;
 use crate::format::checkpoint::Checkpoint;
-use crate::format::hint::{Binding, Hint, Hints};
-use crate::format::record::{Complete, Header, Kind, Record, Summary};
+use crate::format::hint::{Binding, Hint, Preamble};
+use crate::format::record::{Kind, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::format::superblock::Superblock;
+use crate::index::{Index, SHARDS, hashes_of, shard_of};
 use crate::location::{Location, Lsn};
+use crate::log::hinted::{self, HintFile, granule, read_whole};
 use crate::log::reader::{self, Beyond, End, Scan};
+use crate::log::segment_name;
+use crate::log::segments::{Segment, SegmentHints, Segments};
 use crate::log::staging::Placed;
-use crate::log::{hint_name, segment_name};
+use crate::parallel::{self, Threads};
 use crate::recovery::replay::Replay;
 use crate::recovery::{Tell, unknown_version_or};
 use crate::scope::HashKey;
 use crate::stats::Recovery;
 use crate::storage::{Access, File, Storage};
+
+/// From so many keys a shard on, filling the index is worth more than one thread.
+const KEYS_WORTH_A_THREAD: u64 = 256;
 
 /// A segment that was read in full.
 pub(in crate::recovery) struct Scanned {
@@ -39,11 +45,12 @@ pub(in crate::recovery) struct Survey<'a> {
     pub(in crate::recovery) superblock: Superblock,
     pub(in crate::recovery) checkpoint: Checkpoint,
     pub(in crate::recovery) hash_key: HashKey,
-    pub(in crate::recovery) sealed: Vec<(SegmentHeader, Summary)>,
+    /// The sealed segments.
+    pub(in crate::recovery) segments: Segments,
+    /// How many entries their hints have.
+    keys: u64,
     pub(in crate::recovery) scanned: Vec<Scanned>,
     pub(in crate::recovery) replay: Replay,
-    /// Hint files to write again.
-    pub(in crate::recovery) rebuilt: Vec<(Binding, Hints)>,
     /// Segments behind the cut.
     pub(in crate::recovery) discarded: Vec<u64>,
     pub(in crate::recovery) time_ms: u64,
@@ -57,16 +64,17 @@ impl<'a> Survey<'a> {
         superblock: Superblock,
         checkpoint: Checkpoint,
         hash_key: HashKey,
+        segments: Segments,
     ) -> Survey<'a> {
         Survey {
             storage,
             superblock,
             checkpoint,
             hash_key,
-            sealed: Vec::new(),
+            segments,
+            keys: 0,
             scanned: Vec::new(),
             replay: Replay::default(),
-            rebuilt: Vec::new(),
             discarded: Vec::new(),
             time_ms: checkpoint.time_ms,
             last: Lsn::ZERO,
@@ -89,14 +97,23 @@ impl<'a> Survey<'a> {
                 offset: 0,
                 what: "the file is missing",
             })?;
-            let hints = match self.read_hints(&header) {
-                Some(hints) => hints,
-                None => self.rebuild_hints(&*file, &header)?,
+            let (hints, seal_lsn, summary, keys) = match self.open_hints(&header) {
+                Some(Preamble { seal_lsn, summary, entries, .. }) => {
+                    (SegmentHints::Written, seal_lsn, summary, entries)
+                }
+                None => {
+                    let (hints, records) = hinted::rebuild(&*file, &header, &self.hash_key)?;
+                    self.report.records_scanned += records;
+                    let (seal_lsn, summary) = (hints.seal_lsn, hints.summary);
+                    let keys = hints.entries.len() as u64;
+                    (SegmentHints::Memory(Arc::new(hints)), seal_lsn, summary, keys)
+                }
             };
-            self.apply_hints(&*file, &header, &hints)?;
-            self.time_ms = self.time_ms.max(hints.summary.time_ms_max);
-            self.last = hints.seal_lsn;
-            self.sealed.push((header, hints.summary));
+            self.time_ms = self.time_ms.max(summary.time_ms_max);
+            self.last = seal_lsn;
+            self.keys += keys;
+            self.segments.insert(Segment::new(&header, hints));
+            self.segments.seal(number, summary);
         }
         tell(Progress { phase: Phase::Loading, done: total, total });
         Ok(())
@@ -127,90 +144,45 @@ impl<'a> Survey<'a> {
         Binding { store: header.store, segment: header.segment, salt: header.salt }
     }
 
-    /// Hints that cannot be read are only slower: the segment itself is read instead.
-    fn read_hints(&self, header: &SegmentHeader) -> Option<Hints> {
-        let file = self.storage.open(&hint_name(header.segment), Access::ReadPositioned).ok()?;
-        let size = file.size().ok().filter(|&size| size <= Location::SEGMENT_BYTES_MAX)?;
-        let mut bytes = vec![0; usize::try_from(size).ok()?];
-        file.read_at(0, &mut bytes).ok()?;
-        Hints::decode(&bytes, self.binding(header)).ok()
+    /// What a hint file says of itself, if it can be used.
+    fn open_hints(&self, header: &SegmentHeader) -> Option<Preamble> {
+        let (access, binding) = (Access::ReadPositioned, self.binding(header));
+        let file = HintFile::open(self.storage, access, binding, header.segment_bytes);
+        file.ok().map(|file| file.preamble)
     }
 
-    fn rebuild_hints(&mut self, file: &dyn File, header: &SegmentHeader) -> Result<Hints> {
-        let bytes = read_whole(file, self.superblock.segment_bytes)?;
-        let (mut entries, mut found) = (Vec::new(), None);
-        let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
-            match entry.record {
-                Record::Complete(complete) => {
-                    entries.push(hint(&self.hash_key, &complete, entry.offset));
-                }
-                Record::Forget { hash, .. } => {
-                    let granule = granule(entry.offset);
-                    entries.push(Hint { hash, granule, forget: true });
-                }
-                Record::Seal(summary) => found = Some((entry.header.lsn, entry.offset, summary)),
-                _ => {}
-            }
-            self.report.records_scanned += 1;
+    /// Fills the shards of the index: with what the hints of sealed segments name, and what was
+    /// scanned since.
+    pub(in crate::recovery) fn fill(&mut self, expected_keys: u64) -> Result<Vec<Index>> {
+        let oldest = self.checkpoint.oldest;
+        let mean = (self.keys + self.replay.responses.len() as u64) / SHARDS as u64;
+        let keys = mean + 3 * mean.isqrt();
+        let threads = if keys < KEYS_WORTH_A_THREAD { Threads::One } else { Threads::All };
+        let (segments, hash_key) = (&self.segments, &self.hash_key);
+        let indexes = parallel::for_each(SHARDS, threads, |shard| {
+            let mut index = Index::new(shard, expected_keys, oldest);
+            let mut larger = index.begin_load(keys);
+            segments.fill(&hashes_of(shard), hash_key, &mut larger)?;
+            index.finish_growth(larger);
+            Ok(index)
         });
-        let Some((seal_lsn, seal_offset, summary)) = found else {
-            let what = match scan.end {
-                End::Bad(what) => what,
-                _ => "a sealed segment without its SEAL",
-            };
-            return Err(Error::Corrupt { segment: header.segment, offset: scan.offset, what });
-        };
-        entries.sort_unstable();
-        let hints = Hints { seal_lsn, seal_offset, summary, entries };
-        self.rebuilt.push((self.binding(header), hints.clone()));
-        self.report.hints_rebuilt += 1;
-        Ok(hints)
-    }
-
-    fn apply_hints(
-        &mut self,
-        file: &dyn File,
-        header: &SegmentHeader,
-        hints: &Hints,
-    ) -> Result<()> {
-        for entry in &hints.entries {
-            let offset = u64::from(entry.granule) * Location::GRANULE;
-            if offset >= self.superblock.segment_bytes {
-                let what = "a hint points beyond its segment";
-                return Err(Error::Corrupt { segment: header.segment, offset, what });
-            }
-            if entry.forget {
-                self.apply_forget(file, header, offset)?;
-            } else {
-                let location = Location::new(header.segment, offset);
-                self.replay.responses.insert((entry.hash, location));
-            }
+        let mut indexes = indexes.into_iter().collect::<Result<Vec<_>>>()?;
+        for &(hash, location) in &self.replay.responses {
+            indexes[shard_of(hash)].publish(hash, location, None);
         }
-        Ok(())
-    }
-
-    /// Removes the response that the FORGET at `offset` names.
-    fn apply_forget(&mut self, file: &dyn File, header: &SegmentHeader, offset: u64) -> Result<()> {
-        let mut bytes = [0; 64];
-        file.read_at(offset, &mut bytes).map_err(Error::io("read a record"))?;
-        let corrupt = |error: DecodeError| Error::Corrupt {
-            segment: header.segment,
-            offset,
-            what: error.what(),
-        };
-        let record = Header::decode(&bytes, header.identity(), offset).map_err(corrupt)?;
-        let body = record.decode_body(&bytes).map_err(corrupt)?;
-        if let Record::Forget { hash, segment, offset } = body {
-            self.replay.forget(hash, segment, offset);
+        for &(hash, location) in &self.replay.forgotten {
+            indexes[shard_of(hash)].remove(hash, location);
         }
-        Ok(())
+        self.report.responses = indexes.iter().map(Index::len).sum();
+        self.report.hints_rebuilt = self.segments.hints_in_memory().len() as u64;
+        Ok(indexes)
     }
 
     /// Reads every segment that is not sealed, finds the end of the log, and replays up to it.
     pub(in crate::recovery) fn scan(&mut self, tell: Tell<'_>) -> Result<()> {
         let mut segments = self.unsealed()?;
         let total = segments.len() as u64;
-        self.report.segments = self.sealed.len() as u64 + total;
+        self.report.segments = self.segments.totals().0 + total;
         let mut done = 0;
         while !segments.is_empty() {
             tell(Progress { phase: Phase::Scanning, done, total });
@@ -271,7 +243,8 @@ impl<'a> Survey<'a> {
             match &entry.record {
                 Record::Complete(complete) => {
                     summary.expires_ms_max = summary.expires_ms_max.max(complete.expires_ms);
-                    hints.push(hint(&self.hash_key, complete, entry.offset));
+                    let hash = self.hash_key.hash(complete.scope);
+                    hints.push(hinted::response(hash, entry.offset));
                 }
                 Record::Forget { hash, .. } => {
                     hints.push(Hint { hash: *hash, granule: granule(entry.offset), forget: true });
@@ -334,20 +307,6 @@ impl<'a> Survey<'a> {
         };
         Err(Error::Corrupt { segment, offset, what })
     }
-}
-
-fn hint(hash_key: &HashKey, complete: &Complete<'_>, offset: u64) -> Hint {
-    Hint { hash: hash_key.hash(complete.scope), granule: granule(offset), forget: false }
-}
-
-fn granule(offset: u64) -> u32 {
-    u32::try_from(offset / Location::GRANULE).expect("an offset within a segment has 22 bits")
-}
-
-fn read_whole(file: &dyn File, bytes: u64) -> Result<Vec<u8>> {
-    let mut whole = vec![0; usize::try_from(bytes).expect("a segment is at most 64 MiB")];
-    file.read_at(0, &mut whole).map_err(Error::io("read a segment"))?;
-    Ok(whole)
 }
 
 /// Everything behind this offset is zeros.

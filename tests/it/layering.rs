@@ -18,7 +18,7 @@ enum Peers {
 
 /// Lowest first. A module, `src/NAME.rs` or `src/NAME/`, may import every layer before its own.
 const LAYERS: &[(Peers, &[&str])] = &[
-    (InOrder, &["error", "scope", "location", "sync", "random", "clock", "time"]),
+    (InOrder, &["error", "scope", "location", "sync", "random", "parallel", "clock", "time"]),
     (InOrder, &["stats", "config"]),
     (Apart, &["format", "storage", "index"]),
     (Apart, &["log"]),
@@ -35,6 +35,7 @@ const HOMES: &[(&[&str], &[&str])] = &[
     (&["std::fs", "rustix::fs", "memmap2"], &["src/storage/"]),
     (&["SystemTime::now", "Instant::now"], &["src/clock.rs"]),
     (&["thread::spawn", "thread::Builder"], &["src/worker.rs"]),
+    (&["thread::scope"], &["src/parallel.rs"]),
 ];
 
 /// Relative paths, globs and groups at a root hide what a file imports.

@@ -1,0 +1,148 @@
+//! Hint files read in parts: the hashes of one shard at a time. What cannot be read is only
+//! slower, since the segment itself says the same.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::DecodeError;
+use crate::format::hint::{BLOCK_BYTES, Binding, Hint, Hints, Preamble, block_offset, first_hash};
+use crate::format::record::Record;
+use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::location::Location;
+use crate::log::hint_name;
+use crate::log::reader::{self, End};
+use crate::scope::HashKey;
+use crate::storage::{Access, File, Storage};
+
+/// An open hint file.
+#[derive(Debug)]
+pub(crate) struct HintFile {
+    file: Arc<dyn File>,
+    pub(crate) preamble: Preamble,
+    granules: RangeInclusive<u32>,
+}
+
+impl HintFile {
+    /// Opens the hint file of a segment; an error where there is none that can be used.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        access: Access,
+        binding: Binding,
+        segment_bytes: u64,
+    ) -> io::Result<HintFile> {
+        let file = storage.open(&hint_name(binding.segment), access)?;
+        let size = file.size()?;
+        if size > Location::SEGMENT_BYTES_MAX {
+            return Err(unusable(DecodeError::Damaged("a hint file beyond all bounds")));
+        }
+        let mut bytes = [0; Preamble::BYTES];
+        file.read_at(0, &mut bytes)?;
+        let preamble = Preamble::decode(&bytes, size, binding).map_err(unusable)?;
+        Ok(HintFile { file, preamble, granules: granule(DATA_START)..=granule(segment_bytes - 1) })
+    }
+
+    /// Adds the entries whose hash is in `hashes`, in order.
+    pub(crate) fn range(
+        &self,
+        hashes: &RangeInclusive<u64>,
+        out: &mut Vec<Hint>,
+    ) -> io::Result<()> {
+        let (start, blocks) = (self.block_before(*hashes.start())?, self.preamble.blocks());
+        let from = out.len();
+        let mut block = [0; BLOCK_BYTES];
+        for number in start..blocks {
+            let before = out.len();
+            self.file.read_at(block_offset(number), &mut block)?;
+            self.preamble.decode_block(number, &block, out).map_err(unusable)?;
+            let (first, last) = (out[before].hash, out[out.len() - 1].hash);
+            // The search trusted bytes that were not verified; here they are.
+            let astray = number == start && start > 0 && first >= *hashes.start();
+            let sorted = out[before.max(from + 1) - 1..].is_sorted();
+            let placed = out[before..].iter().all(|hint| self.granules.contains(&hint.granule));
+            if astray || !sorted || !placed {
+                return Err(unusable(DecodeError::Damaged("hints out of order or place")));
+            }
+            if last > *hashes.end() {
+                break;
+            }
+        }
+        let within = out[from..].partition_point(|hint| hint.hash < *hashes.start());
+        out.drain(from..from + within);
+        let end = out[from..].partition_point(|hint| hint.hash <= *hashes.end());
+        out.truncate(from + end);
+        Ok(())
+    }
+
+    /// The last block that begins below `hash`, or the first one.
+    fn block_before(&self, hash: u64) -> io::Result<u64> {
+        let (mut low, mut high) = (0, self.preamble.blocks());
+        while low + 1 < high {
+            let middle = low.midpoint(high);
+            let mut bytes = [0; 8];
+            self.file.read_at(block_offset(middle), &mut bytes)?;
+            if first_hash(bytes) < hash { low = middle } else { high = middle }
+        }
+        Ok(low)
+    }
+}
+
+/// The entries of hints in memory whose hash is in `hashes`.
+pub(crate) fn range_of<'a>(hints: &'a Hints, hashes: &RangeInclusive<u64>) -> &'a [Hint] {
+    let start = hints.entries.partition_point(|hint| hint.hash < *hashes.start());
+    let rest = &hints.entries[start..];
+    &rest[..rest.partition_point(|hint| hint.hash <= *hashes.end())]
+}
+
+/// Reads a sealed segment to make its hints again. Also tells how many records it holds.
+pub(crate) fn rebuild(
+    file: &dyn File,
+    header: &SegmentHeader,
+    hash_key: &HashKey,
+) -> Result<(Hints, u64)> {
+    let bytes = read_whole(file, header.segment_bytes)?;
+    let (mut entries, mut found, mut records) = (Vec::new(), None, 0);
+    let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
+        match entry.record {
+            Record::Complete(complete) => {
+                entries.push(response(hash_key.hash(complete.scope), entry.offset));
+            }
+            Record::Forget { hash, .. } => {
+                entries.push(Hint { hash, granule: granule(entry.offset), forget: true });
+            }
+            Record::Seal(summary) => found = Some((entry.header.lsn, entry.offset, summary)),
+            _ => {}
+        }
+        records += 1;
+    });
+    let Some((seal_lsn, seal_offset, summary)) = found else {
+        let what = match scan.end {
+            End::Bad(what) => what,
+            _ => "a sealed segment without its SEAL",
+        };
+        return Err(Error::Corrupt { segment: header.segment, offset: scan.offset, what });
+    };
+    entries.sort_unstable();
+    Ok((Hints { seal_lsn, seal_offset, summary, entries }, records))
+}
+
+/// The hint of a response.
+pub(crate) fn response(hash: u64, offset: u64) -> Hint {
+    Hint { hash, granule: granule(offset), forget: false }
+}
+
+/// `offset` is within a segment.
+pub(crate) fn granule(offset: u64) -> u32 {
+    u32::try_from(offset / Location::GRANULE).expect("an offset within a segment has 22 bits")
+}
+
+pub(crate) fn read_whole(file: &dyn File, bytes: u64) -> Result<Vec<u8>> {
+    let mut whole = vec![0; usize::try_from(bytes).expect("a segment is at most 64 MiB")];
+    file.read_at(0, &mut whole).map_err(Error::io("read a segment"))?;
+    Ok(whole)
+}
+
+fn unusable(error: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.what())
+}
