@@ -14,6 +14,7 @@ impl Lsn {
     /// Keeps every number below 2^63, so that a token fits a signed SQL bigint.
     pub(crate) const EPOCH_MAX: u64 = (1 << 23) - 1;
     pub(crate) const ZERO: Lsn = Lsn(0);
+    pub(crate) const HIGHEST: Lsn = Lsn((1 << 63) - 1);
 
     /// The first number of `epoch`.
     pub(crate) fn first_of(epoch: u64) -> Lsn {
@@ -61,6 +62,9 @@ impl Location {
     /// The largest segment that an offset can address, in bytes.
     pub(crate) const SEGMENT_BYTES_MAX: u64 = Self::GRANULE << Self::GRANULE_BITS;
 
+    /// Segment numbers are below.
+    pub(crate) const SEGMENTS_MAX: u64 = 1 << (64 - Self::GRANULE_BITS);
+
     /// No location is lower.
     pub(crate) const LOWEST: Location = Location(0);
     /// No location is higher.
@@ -82,7 +86,7 @@ impl Location {
     pub(crate) fn checked(segment: u64, offset: u64) -> Option<Location> {
         let addressable = offset < Self::SEGMENT_BYTES_MAX
             && offset.is_multiple_of(Self::GRANULE)
-            && segment < 1 << (64 - Self::GRANULE_BITS);
+            && segment < Self::SEGMENTS_MAX;
         addressable.then(|| Location::new(segment, offset))
     }
 

@@ -1,6 +1,7 @@
 //! The background threads: one commits for async callers and syncs in time, one prepares and
 //! drops segments. The only home of threads. A panic in one poisons the store through the log.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,6 +26,9 @@ pub(crate) struct Bell {
     // LOCK: bell (a leaf)
     state: Mutex<Asked>,
     rung: Condvar,
+    /// Something was committed since the committer last looked. `Release` by whoever committed,
+    /// `Acquire` where it is taken.
+    active: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -34,6 +38,8 @@ struct Asked {
     due: Option<Duration>,
     upkeep: bool,
     stop: bool,
+    /// When it is to be seen whether the log has gone quiet, in real time.
+    quiet_at: Option<Duration>,
 }
 
 impl Helpers for Bell {
@@ -50,6 +56,14 @@ impl Helpers for Bell {
     fn upkeep_due(&self) {
         self.state.lock().upkeep = true;
         self.rung.notify_all();
+    }
+
+    fn went_idle(&self) {
+        // The first batch of a burst rings; those after it only say that it goes on.
+        if !self.active.swap(true, Ordering::AcqRel) {
+            self.state.lock().quiet_at.get_or_insert(real_monotonic() + IDLE);
+            self.rung.notify_all();
+        }
     }
 }
 
@@ -97,48 +111,62 @@ impl Workers {
     }
 }
 
-/// Commits when asked, syncs when due, wakes callers whose lease lapsed, and promises when idle.
-fn commit_loop(engine: &Weak<Engine>, bell: &Bell) {
-    let mut busy = false;
-    loop {
-        let (commit, due) = {
-            let mut asked = bell.state.lock();
-            loop {
-                if asked.stop {
-                    return;
-                }
-                let now = real_monotonic();
-                let due = asked.due.is_some_and(|due| due <= now);
-                if asked.commit || due {
-                    if due {
-                        asked.due = None;
-                    }
-                    break (std::mem::take(&mut asked.commit), due);
-                }
-                let idle_at = busy.then_some(now + IDLE);
-                let wake_at = asked.due.into_iter().chain(idle_at).min();
-                match wake_at {
-                    None => bell.rung.wait(&mut asked),
-                    Some(at) => {
-                        bell.rung.wait_for(&mut asked, at.saturating_sub(now));
-                        let quiet = real_monotonic() >= now + IDLE && busy;
-                        if quiet && !asked.commit && asked.due.is_none() {
-                            break (false, false);
-                        }
-                    }
+/// What the committer is to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Commit,
+    /// The same, and leases may have lapsed.
+    Due,
+    Promise,
+    Stop,
+}
+
+impl Bell {
+    fn wait(&self) -> Call {
+        let mut asked = self.state.lock();
+        loop {
+            if asked.stop {
+                return Call::Stop;
+            }
+            let now = real_monotonic();
+            if asked.due.is_some_and(|due| due <= now) {
+                (asked.due, asked.commit) = (None, false);
+                return Call::Due;
+            }
+            if std::mem::take(&mut asked.commit) {
+                return Call::Commit;
+            }
+            if asked.quiet_at.is_some_and(|at| at <= now) {
+                let goes_on = self.active.swap(false, Ordering::AcqRel);
+                asked.quiet_at = goes_on.then_some(now + IDLE);
+                if !goes_on {
+                    return Call::Promise;
                 }
             }
-        };
-        let Some(engine) = engine.upgrade() else { return };
-        if commit || due {
-            engine.commit_staged();
-            busy = true;
-        } else {
-            // A failure poisons the store, which is how it is told.
-            engine.promise().ok();
-            busy = false;
+            match asked.due.into_iter().chain(asked.quiet_at).min() {
+                None => self.rung.wait(&mut asked),
+                Some(at) => {
+                    self.rung.wait_for(&mut asked, at.saturating_sub(now));
+                }
+            }
         }
-        if due
+    }
+}
+
+/// Commits when asked, syncs when due, wakes callers whose lease lapsed, and promises when idle.
+fn commit_loop(engine: &Weak<Engine>, bell: &Bell) {
+    loop {
+        let call = bell.wait();
+        let Some(engine) = engine.upgrade() else { return };
+        match call {
+            Call::Stop => return,
+            Call::Commit | Call::Due => engine.commit_staged(),
+            Call::Promise => {
+                // A failure poisons the store, which is how it is told.
+                engine.promise().ok();
+            }
+        }
+        if call == Call::Due
             && !engine.clock.moves_by_hand()
             && let Some(deadline) = engine.wake_lapsed()
         {
@@ -148,28 +176,37 @@ fn commit_loop(engine: &Weak<Engine>, bell: &Bell) {
     }
 }
 
-/// Prepares segments and writes hints when asked; expires when time has passed.
+/// Prepares segments and writes hints when asked; expires when time has passed, however often it
+/// is asked for something else.
 fn upkeep_loop(engine: &Weak<Engine>, bell: &Bell) {
     let Some(every) = engine.upgrade().map(|engine| upkeep_every(&engine)) else { return };
-    let mut marked = real_monotonic();
+    let (mut marked, mut expire_at) = (real_monotonic(), real_monotonic() + every);
     loop {
-        let asked_for = {
+        {
             let mut asked = bell.state.lock();
-            if !asked.stop && !asked.upkeep {
-                bell.rung.wait_for(&mut asked, every);
+            while !asked.stop && !asked.upkeep {
+                let left = expire_at.saturating_sub(real_monotonic());
+                if left.is_zero() || bell.rung.wait_for(&mut asked, left).timed_out() {
+                    break;
+                }
             }
             if asked.stop {
                 return;
             }
-            std::mem::take(&mut asked.upkeep)
-        };
+            asked.upkeep = false;
+        }
         let Some(engine) = engine.upgrade() else { return };
         engine.upkeep();
-        if !asked_for && !engine.clock.moves_by_hand() {
+        let now = real_monotonic();
+        if now < expire_at {
+            continue;
+        }
+        expire_at = now + every;
+        if !engine.clock.moves_by_hand() {
             // A failure poisons the store or leaves more on disk; the next round tries again.
             expire(&engine).ok();
-            if real_monotonic().saturating_sub(marked) >= MARK_EVERY {
-                marked = real_monotonic();
+            if now.saturating_sub(marked) >= MARK_EVERY {
+                marked = now;
                 engine.log.mark_time(engine.now().now_ms).ok();
             }
         }
@@ -183,6 +220,8 @@ fn upkeep_every(engine: &Engine) -> Duration {
 
 /// Drops what is past: orphans, then whole segments, oldest first.
 pub(crate) fn expire(engine: &Engine) -> Result<Expired> {
+    // One at a time: what is due is decided from what is live.
+    let _expiring = engine.expiring.lock();
     engine.check_closed()?;
     let mut expired = Expired { orphans: engine.expire_orphans()?, ..Expired::default() };
     engine.roll_past_bucket()?;

@@ -219,7 +219,7 @@ impl Engine {
             act: Act::Open,
             ticket: caller.ticket.cloned(),
         };
-        let staged = self.log.stage_claim(&new, self.now().now_ms, caller.wait(), deed);
+        let staged = self.log.stage_claim(&new, self.now(), caller.wait(), deed);
         let (facts, staged) = staged.inspect_err(|error| {
             if matches!(error, Error::Full { .. }) {
                 self.counters.refused.add(1);

@@ -114,9 +114,10 @@ impl Inflight {
         self.waiting.entry(hash).or_default().push_back(signal);
     }
 
-    /// Whether anybody waits for a scope with this hash.
-    pub(crate) fn is_awaited(&self, hash: u64) -> bool {
-        self.waiting.contains_key(&hash)
+    /// The entries for which somebody waits.
+    pub(crate) fn iter_awaited(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        let awaited = |hash: &u64| self.entries.get(hash).into_iter().flatten();
+        self.waiting.keys().flat_map(move |hash| awaited(hash).map(|entry| (*hash, entry)))
     }
 
     /// Removes a caller who waits no longer. One who leaves while the scope is free passes the

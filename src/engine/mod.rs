@@ -4,6 +4,7 @@
 //!
 //! | lock | guards | held over I/O |
 //! |---|---|---|
+//! | expiring | the drop of segments | yes |
 //! | shard | index and open claims of 1/256 of the scopes | never |
 //! | log | the end of the log | appends in `Buffered` mode, a roll |
 //! | checkpoint | the CHECKPOINT file | yes |
@@ -52,6 +53,9 @@ pub(crate) struct Engine {
     time: StoreTime,
     // LOCK: shard
     shards: Vec<CachePadded>,
+    /// Held while segments are dropped.
+    // LOCK: expiring (outermost)
+    pub(crate) expiring: Mutex<()>,
     // LOCK: growing (a leaf)
     growing: Mutex<Vec<usize>>,
     counters: Counters,
@@ -107,6 +111,7 @@ impl Engine {
             hash_key: recovered.hash_key,
             time: recovered.time,
             shards: recovered.indexes.into_iter().map(CachePadded::new).collect(),
+            expiring: Mutex::default(),
             growing: Mutex::default(),
             counters: Counters::default(),
             closed: AtomicBool::new(false),
@@ -355,8 +360,8 @@ impl Engine {
         for shard in &self.shards {
             let mut lapsed = Vec::new();
             {
-                let mut shard = shard.0.lock();
-                for (hash, entry) in shard.inflight.iter_mut() {
+                let shard = shard.0.lock();
+                for (hash, entry) in shard.inflight.iter_awaited() {
                     // One that is not durable yet gets a whole lease once it is.
                     let staged = entry.state != State::Open;
                     let due = if staged { now + self.config.lease } else { entry.deadline };
@@ -366,7 +371,6 @@ impl Engine {
                         lapsed.push(hash);
                     }
                 }
-                lapsed.retain(|&hash| shard.inflight.is_awaited(hash));
             }
             for hash in lapsed {
                 let signals = self.shard(hash).lock().inflight.all_waiting(hash);

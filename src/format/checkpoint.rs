@@ -8,7 +8,7 @@
 //! ```
 
 use crate::format::{DecodeError, FORMAT_VERSION, Fields, Put, checksum};
-use crate::location::Lsn;
+use crate::location::{Location, Lsn};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"1clogchk");
 const FIELDS_BYTES: usize = 72;
@@ -66,7 +66,9 @@ impl Checkpoint {
         let (first, second) = Fields(bytes).bytes(FILE_BYTES)?.split_at(SLOT_BYTES);
         match (decode_slot(first, store), decode_slot(second, store)) {
             (Ok(first), Ok(second)) if first.generation > second.generation => Ok(first),
+            (Err(newer @ DecodeError::Version(_)), _) => Err(newer),
             (_, Ok(second)) => Ok(second),
+            (_, Err(newer @ DecodeError::Version(_))) => Err(newer),
             (first, Err(_)) => first,
         }
     }
@@ -99,8 +101,11 @@ fn decode_slot(slot: &[u8], store: [u8; 16]) -> Result<Checkpoint, DecodeError> 
     };
     if checkpoint.generation > 1 << 62
         || checkpoint.epoch > Lsn::EPOCH_MAX
-        || checkpoint.tail >= 1 << 42
+        || !(1..Location::SEGMENTS_MAX).contains(&checkpoint.oldest)
+        || checkpoint.tail >= Location::SEGMENTS_MAX
         || checkpoint.sealed > checkpoint.tail
+        || (checkpoint.tail == 0 && checkpoint.oldest != 1)
+        || checkpoint.durable_lsn > Lsn::HIGHEST
     {
         return Err(DecodeError::Damaged("impossible fields"));
     }

@@ -315,6 +315,9 @@ impl Header {
         if usize::from(header.scope_bytes) > ENCODED_BYTES_MAX {
             return Err(DecodeError::Damaged("a scope longer than any can be"));
         }
+        if header.lsn > Lsn::HIGHEST {
+            return Err(DecodeError::Damaged("an LSN beyond the range of LSNs"));
+        }
         Ok(header)
     }
 

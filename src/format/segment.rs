@@ -86,7 +86,7 @@ fn decode_copy(copy: &[u8]) -> Result<SegmentHeader, DecodeError> {
     if version != FORMAT_VERSION {
         return Err(DecodeError::Version(version));
     }
-    Ok(SegmentHeader {
+    let header = SegmentHeader {
         store: fields.array()?,
         segment: fields.u64()?,
         salt: fields.u64()?,
@@ -94,5 +94,9 @@ fn decode_copy(copy: &[u8]) -> Result<SegmentHeader, DecodeError> {
         previous_last_lsn: Lsn(fields.u64()?),
         created_ms: fields.u64()?,
         segment_bytes: fields.u64()?,
-    })
+    };
+    if header.first_lsn.max(header.previous_last_lsn) > Lsn::HIGHEST {
+        return Err(DecodeError::Damaged("an LSN beyond the range of LSNs"));
+    }
+    Ok(header)
 }

@@ -273,7 +273,7 @@ impl Index {
             }
         }
         self.recent.retain(|(_, location)| location.segment() >= oldest);
-        self.floor = oldest;
+        self.floor = self.floor.max(oldest);
     }
 
     /// The hint file of `segment` is there.

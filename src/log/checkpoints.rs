@@ -14,15 +14,20 @@ pub(crate) struct Checkpoints {
     file: Arc<dyn File>,
     store: [u8; 16],
     current: Checkpoint,
+    /// The directory may belong to somebody else by now.
+    closed: bool,
 }
 
 impl Checkpoints {
     /// Reads the newest slot.
     pub(crate) fn read(file: Arc<dyn File>, store: [u8; 16]) -> Result<Checkpoints> {
         let mut bytes = vec![0; FILE_BYTES];
+        if file.size().map_err(Error::io("read CHECKPOINT"))? < bytes.len() as u64 {
+            return Err(Error::Corrupt { segment: 0, offset: 0, what: "CHECKPOINT is cut short" });
+        }
         file.read_at(0, &mut bytes).map_err(Error::io("read CHECKPOINT"))?;
         match Checkpoint::decode(&bytes, store) {
-            Ok(current) => Ok(Checkpoints { file, store, current }),
+            Ok(current) => Ok(Checkpoints { file, store, current, closed: false }),
             Err(error) => Err(Error::Corrupt { segment: 0, offset: 0, what: error.what() }),
         }
     }
@@ -31,8 +36,16 @@ impl Checkpoints {
         &self.current
     }
 
+    /// Nothing is written any more.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
     /// Writes the changed checkpoint to the older slot and syncs it.
     pub(crate) fn write(&mut self, change: impl FnOnce(&mut Checkpoint)) -> Result<()> {
+        if self.closed {
+            return Err(Error::Closed);
+        }
         let mut next = self.current;
         change(&mut next);
         next.generation = self.current.generation + 1;

@@ -183,9 +183,8 @@ impl<D> Log<D> {
             return Next::Again;
         }
         state.leading = false;
-        if !state.deeds.is_empty() {
-            self.help(|helpers| helpers.commit_due(None));
-        }
+        let idle = state.deeds.is_empty();
+        self.help(|helpers| if idle { helpers.went_idle() } else { helpers.commit_due(None) });
         Next::Other
     }
 

@@ -215,7 +215,7 @@ impl Segments {
 
     /// Every shard was swept up to `oldest`.
     pub(crate) fn set_swept(&self, oldest: u64) {
-        self.swept.store(oldest, Ordering::Release);
+        self.swept.fetch_max(oldest, Ordering::Release);
     }
 
     /// Whether the index can tell segment `number` from every other that it may name.
@@ -230,7 +230,7 @@ impl Segments {
 
     /// Makes every segment below `oldest` absent for readers.
     pub(crate) fn drop_below(&self, oldest: u64) {
-        self.oldest.store(oldest, Ordering::Release);
+        self.oldest.fetch_max(oldest, Ordering::Release);
         let mut live = self.live.write();
         *live = live.split_off(&oldest);
         drop(live);

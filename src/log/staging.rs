@@ -155,7 +155,11 @@ impl Staging {
         self.time_ms = self.time_ms.max(time_ms);
         let bytes = draft.record_bytes() as u64;
         if self.bucket_is_over(maker) || !self.has_room(maker, bytes) {
-            self.roll(maker, segments)?;
+            match self.roll(maker, segments) {
+                // A bucket that ends later is no reason to refuse what fits.
+                Err(Error::Full { .. }) if self.has_room(maker, bytes) => {}
+                rolled => rolled?,
+            }
         }
         if !self.has_room(maker, bytes) {
             return Err(Error::Full { what: "the record does not fit beside the open claims" });
@@ -200,7 +204,11 @@ impl Staging {
         if !self.has_room(maker, bytes) {
             return Ok(());
         }
-        self.allocate(bytes).map_err(Error::io("allocate the tail"))?;
+        match self.allocate(bytes).map_err(full_or("allocate the tail")) {
+            // Such a record is worth having, and nothing is lost without it.
+            Err(Error::Full { .. }) => return Ok(()),
+            allocated => allocated?,
+        }
         self.push(maker, draft).map(|_| ())
     }
 
@@ -272,8 +280,8 @@ impl Staging {
     /// Seals the tail and goes on in the next segment.
     pub(crate) fn roll(&mut self, maker: &Maker, segments: &Segments) -> Result<()> {
         let number = self.tail.header.segment + 1;
-        if !segments.is_free(number) {
-            return Err(Error::Full { what: "2^18 segments are live" });
+        if number >= Location::SEGMENTS_MAX || !segments.is_free(number) {
+            return Err(Error::Full { what: "segment numbers: 2^18 live at once, 2^42 in all" });
         }
         let prepared = match self.prepared.take() {
             Some(prepared) if prepared.segment == number => prepared,

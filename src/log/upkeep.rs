@@ -23,6 +23,12 @@ impl<D> Log<D> {
                 return Err(Error::Closed);
             }
         }
+        let closed = self.close_staged(publish);
+        self.checkpoints.lock().close();
+        closed
+    }
+
+    fn close_staged(&self, publish: Publish<'_, D>) -> Result<()> {
         self.sync_staged(publish)?;
         {
             let mut state = self.state.lock();
@@ -65,7 +71,13 @@ impl<D> Log<D> {
     /// Writes one slot of CHECKPOINT; a failure poisons.
     fn checkpoint(&self, change: impl FnOnce(&mut Checkpoint)) -> Result<()> {
         let written = self.checkpoints.lock().write(change);
-        written.inspect_err(|error| self.set_poison(error))
+        written.inspect_err(|error| self.poison_unless_closed(error))
+    }
+
+    fn poison_unless_closed(&self, error: &Error) {
+        if !matches!(error, Error::Closed) {
+            self.set_poison(error);
+        }
     }
 
     /// Seals the tail if its bucket is over, so that it can be dropped when its time comes.
@@ -90,10 +102,10 @@ impl<D> Log<D> {
         self.check_poison()?;
         let from = self.segments.oldest();
         let written = self.checkpoints.lock().write_both(|checkpoint| {
-            checkpoint.oldest = oldest;
+            checkpoint.oldest = checkpoint.oldest.max(oldest);
             checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
         });
-        written.inspect_err(|error| self.set_poison(error))?;
+        written.inspect_err(|error| self.poison_unless_closed(error))?;
         self.segments.drop_below(oldest);
         Ok((from..oldest).flat_map(|number| [segment_name(number), hint_name(number)]).collect())
     }

@@ -19,6 +19,7 @@ use crate::log::staging::{Maker, Placed, Sealed, Staging, carried_bytes};
 use crate::log::{Facts, OpenClaim};
 use crate::scope::{Fingerprint, OperationId, OperationKey, Token};
 use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::time::Reading;
 
 /// What the log calls when it needs somebody to lead, or to prepare the next segment.
 pub(crate) trait Helpers: Send + Sync {
@@ -26,6 +27,8 @@ pub(crate) trait Helpers: Send + Sync {
     fn commit_due(&self, due: Option<Duration>);
     /// The tail is half full, or a segment was sealed.
     fn upkeep_due(&self);
+    /// A batch was committed, and nothing is staged behind it.
+    fn went_idle(&self);
 }
 
 /// Takes a deed once the fate of its record is known.
@@ -97,7 +100,7 @@ pub(crate) struct NewComplete<'a> {
 
 impl NewClaim<'_> {
     /// All but the token, and for a first attempt the operation, which the LSN decides.
-    fn facts(&self, now_ms: u64) -> Facts {
+    fn facts(&self, now_ms: u64, attempted_ms: u64) -> Facts {
         let previous = self.previous.map(|open| (open.ended, &*open.facts));
         let (cause, first) = previous.map_or((Ended::No, None), |(end, facts)| (end, Some(facts)));
         Facts {
@@ -107,7 +110,7 @@ impl NewClaim<'_> {
             token: Token::new(0),
             attempt: first.map_or(1, |facts| facts.attempt.saturating_add(1)),
             claimed_ms: first.map_or(now_ms, |facts| facts.claimed_ms),
-            attempted_ms: now_ms,
+            attempted_ms,
             cause,
         }
     }
@@ -171,14 +174,16 @@ impl<D> Log<D> {
     pub(crate) fn stage_claim(
         &self,
         new: &NewClaim<'_>,
-        now_ms: u64,
+        now: Reading,
         wait: Wait,
         deed: impl FnOnce(&Arc<Facts>) -> D,
     ) -> Result<(Arc<Facts>, Staged<D>)> {
-        let mut state = self.begin(now_ms)?;
+        let mut state = self.begin(now.now_ms)?;
         let staging = &mut state.staging;
+        // An orphan's time counts from the latest that could be true, as a response's does.
+        let attempted_ms = now.latest_ms.max(staging.time_ms);
         let mut open = OpenClaim {
-            facts: Arc::new(new.facts(staging.time_ms)),
+            facts: Arc::new(new.facts(staging.time_ms, attempted_ms)),
             ended: Ended::No,
             checkpoint: new.previous.and_then(|previous| previous.checkpoint.clone()),
         };
@@ -189,15 +194,18 @@ impl<D> Log<D> {
         let parts = open.checkpoint.as_deref().map(|bytes| [bytes]);
         let value = parts.as_ref().map_or(&[][..], |parts| &parts[..]);
         let mut claim = open.carried();
-        if new.previous.is_none() {
+        // A record that begins an operation says its times in its header, where that is enough.
+        if new.previous.is_none() && attempted_ms == staging.time_ms {
             claim.carried = None;
         }
+        let has_token = claim.carried.is_some();
         let mut draft = Draft::claim(&claim, open.facts.attempt, value);
         let mut operation = open.facts.operation;
-        let placed = self.append(&mut state.staging, now_ms, &mut draft, |draft, lsn| {
-            if new.previous.is_some() {
+        let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |draft, lsn| {
+            if has_token {
                 draft.set_token(Token::new(lsn.0));
-            } else {
+            }
+            if new.previous.is_none() {
                 operation = self.operations.operation(lsn.0);
                 draft.set_operation(operation);
             }

@@ -51,6 +51,9 @@ impl Survey<'_> {
         let next = Lsn::first_of(epoch);
         let now_ms = time.read().now_ms;
         let mut staging = if adoptable {
+            let last = self.last;
+            // What was read back is durable by now, and the epochs behind it cannot say so.
+            checkpoints.write(|checkpoint| checkpoint.durable_lsn = last)?;
             self.adopt(next, now_ms)
         } else {
             self.go_on(&maker, &mut checkpoints, next, now_ms, indexes)?

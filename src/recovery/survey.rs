@@ -254,6 +254,7 @@ impl<'a> Survey<'a> {
             }
             self.replay.apply(&self.hash_key, location, &entry.header, entry.record);
         });
+        self.time_ms = self.time_ms.max(header.created_ms);
         self.report.segments_scanned += 1;
         if let Some((last, _)) = scan.last {
             self.last = last;
