@@ -27,6 +27,12 @@ pub trait Clock: Send + Sync + 'static {
     fn moves_by_hand(&self) -> bool {
         false
     }
+
+    /// Whether `monotonic` is real time as the store itself reads it.
+    #[doc(hidden)]
+    fn is_system(&self) -> bool {
+        false
+    }
 }
 
 /// The clock of the system.
@@ -34,6 +40,10 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    fn is_system(&self) -> bool {
+        true
+    }
+
     #[expect(clippy::disallowed_methods, reason = "this file is the only reader of time")]
     fn wall(&self) -> SystemTime {
         SystemTime::now()

@@ -15,7 +15,7 @@ use crate::engine::outcome::{Answer, Status, Stored};
 use crate::engine::ticket::Ticket;
 use crate::error::{Error, Result};
 use crate::log::OpenClaim;
-use crate::scope::{self, Fingerprint, Scope};
+use crate::scope::{self, Encoded, Fingerprint, Scope};
 use crate::sync::Signal;
 
 /// Of [`Store::claim_async`](crate::Store::claim_async). Nothing happens before it is polled.
@@ -28,7 +28,7 @@ pub struct ClaimFuture {
 }
 
 enum Ask {
-    Claim { scope: Result<Box<[u8]>>, fingerprint: Fingerprint, waits: Waits },
+    Claim { scope: Result<Encoded>, fingerprint: Fingerprint, waits: Waits },
     TakeOver(OpenClaim),
 }
 
@@ -53,7 +53,7 @@ impl ClaimFuture {
         fingerprint: Fingerprint,
         waits: Waits,
     ) -> ClaimFuture {
-        let scope = scope.check().map(|()| Box::from(&*scope.encode()));
+        let scope = scope.check().map(|()| scope.encode());
         let ask = Ask::Claim { scope, fingerprint, waits };
         ClaimFuture { engine: Arc::clone(engine), ask, stage: Stage::Start { woken: None } }
     }
@@ -259,12 +259,12 @@ impl fmt::Debug for EndFuture {
 #[must_use = "a future does nothing unless it is polled"]
 pub struct LookupFuture {
     engine: Arc<Engine>,
-    scope: Result<Box<[u8]>>,
+    scope: Result<Encoded>,
 }
 
 impl LookupFuture {
     pub(crate) fn new(engine: &Arc<Engine>, scope: Scope<'_>) -> LookupFuture {
-        let scope = scope.check().map(|()| Box::from(&*scope.encode()));
+        let scope = scope.check().map(|()| scope.encode());
         LookupFuture { engine: Arc::clone(engine), scope }
     }
 }

@@ -58,6 +58,7 @@ mod future;
 mod index;
 mod location;
 mod log;
+mod numbered;
 mod parallel;
 mod random;
 mod recovery;

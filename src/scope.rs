@@ -75,7 +75,7 @@ impl Scope<'_> {
 
     /// The length-prefixed form that is hashed, stored and compared. The scope was checked.
     pub(crate) fn encode(&self) -> Encoded {
-        let mut bytes = Encoded { bytes: [0; ENCODED_BYTES_MAX], len: 0 };
+        let mut bytes = Encoded::default();
         for field in [self.organization, self.method, self.path] {
             let len = u16::try_from(field.len()).expect("a checked scope is at most 4,096 bytes");
             bytes.push(&len.to_le_bytes());
@@ -117,23 +117,56 @@ impl OperationKey {
     }
 }
 
-/// An encoded scope on the stack.
+/// An encoded scope; an allocation of its own only where it is long.
+#[derive(Clone)]
 pub(crate) struct Encoded {
-    bytes: [u8; ENCODED_BYTES_MAX],
+    inline: [u8; Encoded::INLINE],
     len: usize,
+    /// The whole scope, where it is longer than what lies inline.
+    long: Vec<u8>,
 }
 
 impl Encoded {
+    const INLINE: usize = 168;
+
     fn push(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        let end = self.len + bytes.len();
+        if end <= Self::INLINE {
+            self.inline[self.len..end].copy_from_slice(bytes);
+        } else {
+            if self.long.is_empty() {
+                self.long.extend_from_slice(&self.inline[..self.len]);
+            }
+            self.long.extend_from_slice(bytes);
+        }
+        self.len = end;
+    }
+}
+
+impl Default for Encoded {
+    fn default() -> Encoded {
+        Encoded { inline: [0; Encoded::INLINE], len: 0, long: Vec::new() }
+    }
+}
+
+impl From<&[u8]> for Encoded {
+    fn from(bytes: &[u8]) -> Encoded {
+        let mut encoded = Encoded::default();
+        encoded.push(bytes);
+        encoded
     }
 }
 
 impl std::ops::Deref for Encoded {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        if self.len <= Self::INLINE { &self.inline[..self.len] } else { &self.long }
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Encoded({} bytes)", self.len)
     }
 }
 

@@ -9,8 +9,10 @@
 //! most [`open_bound_ms`] past the persisted mark is a stop; one further ahead is held like a jump.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::clock::{Clock, MS_MAX, duration_ms, to_ms};
+use crate::clock::{Clock, MS_MAX, duration_ms, real_monotonic, to_ms};
 use crate::sync::Mutex;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -38,6 +40,10 @@ pub(crate) struct Reading {
     /// The latest time that could be true: differs from `now_ms` only while a jump is held.
     /// Expiries are counted from it, so that accepting the jump later expires nothing early.
     pub(crate) latest_ms: u64,
+    /// Monotonic time, by which leases run.
+    pub(crate) monotonic: Duration,
+    /// Real monotonic time, whatever clock was set.
+    pub(crate) real: Duration,
 }
 
 impl Reading {
@@ -48,14 +54,20 @@ impl Reading {
 
 pub(crate) struct StoreTime {
     clock: Arc<dyn Clock>,
+    is_system: bool,
     jump_bound_ms: u64,
+    /// The highest store time so far.
+    high_ms: AtomicU64,
+    /// What `state` says, for readers who need nothing else. Written under its lock, `Release`;
+    /// read without it, `Acquire`. A reader who sees an old value takes the lock or gets a time
+    /// that was right a moment ago.
+    trusted_ms: AtomicI64,
+    held: AtomicBool,
     // LOCK: time (a leaf)
     state: Mutex<State>,
 }
 
 struct State {
-    /// The highest store time so far.
-    high_ms: u64,
     /// Wall minus monotonic time when the clock was last trusted.
     trusted_ms: i64,
     /// Monotonic time at which the present jump was first seen.
@@ -70,17 +82,45 @@ impl StoreTime {
         let stop = wall.saturating_sub(mark_ms);
         let believed = mark_ms == 0 || stop <= open_bound_ms(ttl_ms);
         let start = if believed { wall.max(mark_ms) } else { mark_ms };
+        let high_ms = AtomicU64::new(start);
         let state = State {
-            high_ms: start,
             trusted_ms: offset(start, monotonic),
             held_since_ms: (!believed).then_some(monotonic),
         };
-        StoreTime { clock, jump_bound_ms: jump_bound_ms(ttl_ms), state: Mutex::new(state) }
+        StoreTime {
+            is_system: clock.is_system(),
+            clock,
+            jump_bound_ms: jump_bound_ms(ttl_ms),
+            high_ms,
+            trusted_ms: AtomicI64::new(state.trusted_ms),
+            held: AtomicBool::new(!believed),
+            state: Mutex::new(state),
+        }
     }
 
     /// Reads the clock and moves store time forward.
     pub(crate) fn read(&self) -> Reading {
-        let (wall, monotonic) = read(&*self.clock);
+        let (wall, monotonic) = (to_ms(self.clock.wall()), self.clock.monotonic());
+        let ahead = offset(wall, duration_ms(monotonic))
+            .saturating_sub(self.trusted_ms.load(Ordering::Acquire));
+        let jumped = u64::try_from(ahead).is_ok_and(|ahead| ahead > self.jump_bound_ms);
+        if jumped || self.held.load(Ordering::Acquire) {
+            return self.read_doubtful(wall, monotonic);
+        }
+        let wall = wall.min(MS_MAX);
+        let high = self.high_ms.load(Ordering::Acquire);
+        // Mostly the same millisecond as the last time: then nothing is written.
+        let high = if wall <= high { high } else { self.raise(wall) };
+        Reading { now_ms: high, latest_ms: high, monotonic, real: self.real(monotonic) }
+    }
+
+    fn raise(&self, to_ms: u64) -> u64 {
+        self.high_ms.fetch_max(to_ms, Ordering::AcqRel).max(to_ms)
+    }
+
+    /// The same while a jump is held, or when one is seen.
+    fn read_doubtful(&self, wall: u64, now: Duration) -> Reading {
+        let monotonic = duration_ms(now);
         let mut state = self.state.lock();
         let ahead = offset(wall, monotonic).saturating_sub(state.trusted_ms);
         let jumped = u64::try_from(ahead).is_ok_and(|ahead| ahead > self.jump_bound_ms);
@@ -95,10 +135,19 @@ impl StoreTime {
             state.accept(wall, monotonic);
         }
         let paced = monotonic.saturating_add_signed(state.trusted_ms);
-        let now = if held { paced } else { wall };
-        state.high_ms = state.high_ms.max(now).min(MS_MAX);
-        let latest_ms = if held { state.high_ms.max(wall) } else { state.high_ms };
-        Reading { now_ms: state.high_ms, latest_ms }
+        let high_ms = self.raise(if held { paced } else { wall }.min(MS_MAX));
+        self.publish(&state);
+        let latest_ms = if held { high_ms.max(wall) } else { high_ms };
+        Reading { now_ms: high_ms, latest_ms, monotonic: now, real: self.real(now) }
+    }
+
+    fn real(&self, monotonic: Duration) -> Duration {
+        if self.is_system { monotonic } else { real_monotonic() }
+    }
+
+    fn publish(&self, state: &State) {
+        self.trusted_ms.store(state.trusted_ms, Ordering::Release);
+        self.held.store(state.held_since_ms.is_some(), Ordering::Release);
     }
 
     /// Takes the wall clock for the truth, as far ahead as it is.
@@ -107,6 +156,7 @@ impl StoreTime {
         let mut state = self.state.lock();
         if offset(wall, monotonic) > state.trusted_ms {
             state.accept(wall, monotonic);
+            self.publish(&state);
         }
     }
 }
@@ -146,6 +196,12 @@ mod tests {
         (clock, time)
     }
 
+    /// Store time, and the latest time that could be true.
+    fn read_ms(time: &StoreTime) -> (u64, u64) {
+        let reading = time.read();
+        (reading.now_ms, reading.latest_ms)
+    }
+
     #[test]
     fn time_never_goes_back() {
         let (clock, time) = store_time(START, 0);
@@ -159,12 +215,9 @@ mod tests {
     fn a_jump_within_the_bound_is_followed_and_many_small_ones_are_held() {
         let (clock, time) = store_time(START, 0);
         clock.set_wall(at(START + HOUR_MS));
-        assert_eq!(time.read(), Reading { now_ms: START + HOUR_MS, latest_ms: START + HOUR_MS });
+        assert_eq!(read_ms(&time), (START + HOUR_MS, START + HOUR_MS));
         clock.set_wall(at(START + 2 * HOUR_MS));
-        assert_eq!(
-            time.read(),
-            Reading { now_ms: START + HOUR_MS, latest_ms: START + 2 * HOUR_MS }
-        );
+        assert_eq!(read_ms(&time), (START + HOUR_MS, START + 2 * HOUR_MS));
     }
 
     #[test]
@@ -185,7 +238,7 @@ mod tests {
         clock.set_wall(at(START + DAY_MS));
         assert!(time.read().is_held());
         clock.set_wall(at(START));
-        assert_eq!(time.read(), Reading { now_ms: START, latest_ms: START });
+        assert_eq!(read_ms(&time), (START, START));
         clock.advance(Duration::from_millis(HOUR_MS));
         clock.set_wall(at(START + 2 * DAY_MS));
         assert!(time.read().is_held(), "the hour counts anew for every jump");
@@ -213,7 +266,7 @@ mod tests {
     #[test]
     fn a_clock_behind_the_mark_stands_at_the_mark() {
         let (clock, time) = store_time(START - DAY_MS, START);
-        assert_eq!(time.read(), Reading { now_ms: START, latest_ms: START });
+        assert_eq!(read_ms(&time), (START, START));
         clock.advance(Duration::from_millis(DAY_MS + 1));
         assert_eq!(time.read().now_ms, START + 1);
     }

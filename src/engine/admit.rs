@@ -18,6 +18,7 @@ use crate::log::writer::{NewClaim, Staged, Wait};
 use crate::log::{Facts, OpenClaim};
 use crate::scope::{Fingerprint, Scope, Token};
 use crate::sync::Signal;
+use crate::time::Reading;
 
 /// The longest that a caller is asked to wait before it asks again.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
@@ -39,6 +40,15 @@ enum Seen {
     Live(Stored),
     /// Absent; an expired response may be there to be replaced.
     Absent(Option<Location>),
+}
+
+/// What was there before a claim.
+#[derive(Clone, Copy, Default)]
+struct Before<'a> {
+    /// The attempt that is taken over.
+    previous: Option<&'a OpenClaim>,
+    /// An expired response.
+    replaced: Option<Location>,
 }
 
 /// How a caller takes part.
@@ -71,9 +81,12 @@ impl Engine {
         self.check_closed()?;
         let mut grown = false;
         loop {
+            let now = self.now();
             let (changes, candidates) = {
                 let mut shard = self.shard(keyed.hash).lock();
-                if let Some(admitted) = self.admit_open(&mut shard, keyed, fingerprint, caller)? {
+                if let Some(admitted) =
+                    self.admit_open(&mut shard, keyed, fingerprint, caller, now)?
+                {
                     return Ok(admitted);
                 }
                 if shard.index.is_full() && !std::mem::replace(&mut grown, true) {
@@ -83,17 +96,25 @@ impl Engine {
                 }
                 let candidates = self.candidates(&shard, keyed.hash);
                 if candidates.is_empty() {
-                    return self.stage(&mut shard, keyed, fingerprint, caller, None, None);
+                    return self.stage(
+                        &mut shard,
+                        keyed,
+                        fingerprint,
+                        caller,
+                        Before::default(),
+                        now,
+                    );
                 }
                 (shard.changes, candidates)
             };
-            let replaced = match self.see(keyed, &candidates)? {
+            let replaced = match self.see(keyed, &candidates, now)? {
                 Seen::Live(stored) => return Ok(self.answer_stored(stored, fingerprint)),
                 Seen::Absent(replaced) => replaced,
             };
             let mut shard = self.shard(keyed.hash).lock();
             if shard.changes == changes {
-                return self.stage(&mut shard, keyed, fingerprint, caller, None, replaced);
+                let before = Before { previous: None, replaced };
+                return self.stage(&mut shard, keyed, fingerprint, caller, before, now);
             }
         }
     }
@@ -103,12 +124,12 @@ impl Engine {
     }
 
     /// Reads the candidates until one is the response of the scope.
-    fn see(&self, keyed: &Keyed, candidates: &Candidates) -> Result<Seen> {
+    fn see(&self, keyed: &Keyed, candidates: &Candidates, now: Reading) -> Result<Seen> {
         let mut expired = None;
         for location in candidates.iter() {
             let Some(record) = self.log.segments.read(location)? else { continue };
             let Some(stored) = Stored::of_record(record, &keyed.encoded) else { continue };
-            if self.now().now_ms < stored.expires_ms {
+            if now.now_ms < stored.expires_ms {
                 return Ok(Seen::Live(stored));
             }
             expired.get_or_insert(location);
@@ -136,19 +157,20 @@ impl Engine {
         keyed: &Keyed,
         fingerprint: Fingerprint,
         caller: &Caller<'_>,
+        now: Reading,
     ) -> Result<Option<Admitted>> {
         let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) else {
             return Ok(None);
         };
-        self.lapse(entry);
-        if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open) {
+        self.lapse(entry, now);
+        if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open, now) {
             let (open, replaced) = (entry.open.clone(), entry.replaced);
-            let now_ms = self.now().now_ms;
-            self.log.append_expiry(&open.facts, now_ms)?;
+            self.log.append_expiry(&open.facts, now)?;
             self.counters.orphans_expired.add(1);
             shard.inflight.remove(keyed.hash, open.facts.token);
             shard.changes += 1;
-            let staged = self.stage(shard, keyed, fingerprint, caller, None, replaced);
+            let before = Before { previous: None, replaced };
+            let staged = self.stage(shard, keyed, fingerprint, caller, before, now);
             return staged.map(Some);
         }
         if entry.open.facts.fingerprint == fingerprint
@@ -156,9 +178,10 @@ impl Engine {
             && self.config.on_orphan == OrphanPolicy::Rerun
         {
             let (open, replaced) = (entry.open.clone(), entry.replaced);
-            return self.stage(shard, keyed, fingerprint, caller, Some(&open), replaced).map(Some);
+            let before = Before { previous: Some(&open), replaced };
+            return self.stage(shard, keyed, fingerprint, caller, before, now).map(Some);
         }
-        let answer = self.answer_open(entry, fingerprint)?;
+        let answer = self.answer_open(entry, fingerprint, now)?;
         if let (Answer::InProgress(_), Some(signal)) = (&answer, caller.signal) {
             shard.inflight.wait(keyed.hash, Arc::clone(signal));
         }
@@ -166,7 +189,7 @@ impl Engine {
     }
 
     /// What an open claim is to a caller with this fingerprint.
-    fn answer_open(&self, entry: &Entry, fingerprint: Fingerprint) -> Result<Answer> {
+    fn answer_open(&self, entry: &Entry, fingerprint: Fingerprint, now: Reading) -> Result<Answer> {
         let facts = &entry.open.facts;
         if entry.state != State::Open {
             // In a poisoned store what is half done stays in doubt for ever.
@@ -183,14 +206,14 @@ impl Engine {
             return Ok(Answer::Orphaned(entry.open.clone()));
         }
         self.counters.waits.add(1);
-        Ok(Answer::InProgress(self.in_progress(entry)))
+        Ok(Answer::InProgress(self.in_progress(entry, now)))
     }
 
-    pub(crate) fn in_progress(&self, entry: &Entry) -> InProgress {
+    pub(crate) fn in_progress(&self, entry: &Entry, now: Reading) -> InProgress {
         let facts = &entry.open.facts;
         let left = match entry.state {
             State::Staged => self.config.lease,
-            State::Open | State::Ending => entry.deadline.saturating_sub(self.clock.monotonic()),
+            State::Open | State::Ending => entry.deadline.saturating_sub(now.monotonic),
         };
         InProgress {
             claimed_ms: facts.claimed_ms,
@@ -208,18 +231,20 @@ impl Engine {
         keyed: &Keyed,
         fingerprint: Fingerprint,
         caller: &Caller<'_>,
-        previous: Option<&OpenClaim>,
-        replaced: Option<Location>,
+        before: Before<'_>,
+        now: Reading,
     ) -> Result<Admitted> {
         let hash = keyed.hash;
+        let Before { previous, replaced } = before;
         let new = NewClaim { scope: &keyed.encoded, fingerprint, previous };
         let deed = |facts: &Arc<Facts>| Deed {
             hash,
             token: facts.token,
             act: Act::Open,
             ticket: caller.ticket.cloned(),
+            staged_at: now.monotonic,
         };
-        let staged = self.log.stage_claim(&new, self.now(), caller.wait(), deed);
+        let staged = self.log.stage_claim(&new, now, caller.wait(), deed);
         let (facts, staged) = staged.inspect_err(|error| {
             if matches!(error, Error::Full { .. }) {
                 self.counters.refused.add(1);
@@ -243,22 +268,23 @@ impl Engine {
     /// Takes an orphan over, if the attempt that it names is still the current one.
     pub(crate) fn take_over(&self, orphan: &OpenClaim, caller: &Caller<'_>) -> Result<Admitted> {
         self.check_closed()?;
-        let facts = &orphan.facts;
+        let (facts, now) = (&orphan.facts, self.now());
         let scope = crate::scope::decode(&facts.scope).expect("the scope of a claim was checked");
         let keyed = self.keyed(scope)?;
         let mut shard = self.shard(keyed.hash).lock();
         if let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) {
-            self.lapse(entry);
+            self.lapse(entry, now);
             if entry.is_orphan() && entry.token() == facts.token {
                 let (open, replaced) = (entry.open.clone(), entry.replaced);
                 let fingerprint = facts.fingerprint;
-                return self.stage(&mut shard, &keyed, fingerprint, caller, Some(&open), replaced);
+                let before = Before { previous: Some(&open), replaced };
+                return self.stage(&mut shard, &keyed, fingerprint, caller, before, now);
             }
-            return self.answer_open(entry, facts.fingerprint).map(Admitted::Answer);
+            return self.answer_open(entry, facts.fingerprint, now).map(Admitted::Answer);
         }
         let candidates = self.candidates(&shard, keyed.hash);
         drop(shard);
-        match self.see(&keyed, &candidates)? {
+        match self.see(&keyed, &candidates, now)? {
             Seen::Live(stored) => Ok(self.answer_stored(stored, facts.fingerprint)),
             Seen::Absent(_) => Err(Error::Superseded),
         }
@@ -268,24 +294,25 @@ impl Engine {
     pub(crate) fn look_up(&self, keyed: &Keyed) -> Result<Option<Status>> {
         self.check_closed()?;
         loop {
+            let now = self.now();
             let (changes, candidates) = {
                 let mut shard = self.shard(keyed.hash).lock();
                 if let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) {
-                    self.lapse(entry);
+                    self.lapse(entry, now);
                     if entry.state != State::Open {
                         self.log.check_poison()?;
                     }
                     if !entry.is_orphan() {
-                        return Ok(Some(Status::InProgress(self.in_progress(entry))));
+                        return Ok(Some(Status::InProgress(self.in_progress(entry, now))));
                     }
-                    let live = entry.permit || !self.is_expired(&entry.open);
+                    let live = entry.permit || !self.is_expired(&entry.open, now);
                     return Ok(
                         live.then(|| Status::Orphaned(OrphanInfo { open: entry.open.clone() }))
                     );
                 }
                 (shard.changes, self.candidates(&shard, keyed.hash))
             };
-            if let Seen::Live(stored) = self.see(keyed, &candidates)? {
+            if let Seen::Live(stored) = self.see(keyed, &candidates, now)? {
                 return Ok(Some(Status::Completed(stored)));
             }
             if self.shard(keyed.hash).lock().changes == changes {

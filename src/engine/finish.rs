@@ -13,6 +13,7 @@ use crate::format::record::{Body, CHECKPOINT_BYTES_MAX, Complete, Ended, Freed};
 use crate::log::writer::{NewComplete, Staged, Wait};
 use crate::log::{Facts, OpenClaim};
 use crate::scope::Token;
+use crate::time::Reading;
 
 /// In whose name an attempt is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +44,14 @@ impl Engine {
     }
 
     /// The entry of an attempt, if it may still be ended in this name.
-    fn endable<'a>(&self, entry: Option<&'a mut Entry>, by: By) -> Result<&'a mut Entry> {
+    fn endable<'a>(
+        &self,
+        entry: Option<&'a mut Entry>,
+        by: By,
+        now: Reading,
+    ) -> Result<&'a mut Entry> {
         let entry = entry.ok_or(Error::Superseded)?;
-        self.lapse(entry);
+        self.lapse(entry, now);
         let endable = match (entry.state, by) {
             (State::Open, By::Permit) => entry.permit,
             (State::Open, By::Orphan) => entry.is_orphan(),
@@ -86,11 +92,11 @@ impl Engine {
             attempt: facts.attempt,
         };
         let mut shard = self.shard(hash).lock();
-        let entry = self.endable(shard.inflight.current(hash, facts.token), by)?;
-        let staged = match self.stage_complete(hash, facts, &stored, parts, ticket) {
+        let entry = self.endable(shard.inflight.current(hash, facts.token), by, now)?;
+        let staged = match self.stage_complete(hash, facts, &stored, parts, ticket, now) {
             Err(Error::Full { .. }) if body == Body::Whole => {
                 (stored.body, stored.bytes) = (Body::NoRoom, Stored::join(&[]));
-                self.stage_complete(hash, facts, &stored, &[], ticket).map_err(no_room)?
+                self.stage_complete(hash, facts, &stored, &[], ticket, now).map_err(no_room)?
             }
             staged => staged.map_err(no_room)?,
         };
@@ -105,6 +111,7 @@ impl Engine {
         stored: &Stored,
         parts: &[&[u8]],
         ticket: Option<&Arc<Ticket>>,
+        now: Reading,
     ) -> Result<Staged<Deed>> {
         let ran_ms = stored.completed_ms.saturating_sub(facts.claimed_ms);
         let complete = Complete {
@@ -117,12 +124,12 @@ impl Engine {
             body: stored.body,
             response: &[],
         };
-        let token = facts.token;
+        let (token, staged_at) = (facts.token, now.monotonic);
         let ticket = ticket.cloned();
         let wait = wait_of(ticket.as_ref());
-        let deed = |location| Deed { hash, token, act: Act::Complete(location), ticket };
+        let deed = |location| Deed { hash, token, act: Act::Complete(location), ticket, staged_at };
         let new = NewComplete { complete, attempt: facts.attempt, parts, hash };
-        self.log.stage_complete(&new, stored.completed_ms, wait, deed)
+        self.log.stage_complete(&new, now, wait, deed)
     }
 
     /// Stages the release of an attempt.
@@ -134,17 +141,18 @@ impl Engine {
         ticket: Option<&Arc<Ticket>>,
     ) -> Result<Finishing<()>> {
         self.check_closed()?;
+        let now = self.now();
         let mut shard = self.shard(hash).lock();
-        let entry = self.endable(shard.inflight.current(hash, facts.token), by)?;
+        let entry = self.endable(shard.inflight.current(hash, facts.token), by, now)?;
         if by == By::Orphan && entry.permit {
             let what = "the permit of the lapsed attempt lives in this process";
             return Err(Error::Invalid { what });
         }
         let token = facts.token;
-        let deed = Deed { hash, token, act: Act::Release, ticket: ticket.cloned() };
-        let now_ms = self.now().now_ms;
+        let (deed_ticket, staged_at) = (ticket.cloned(), now.monotonic);
+        let deed = Deed { hash, token, act: Act::Release, ticket: deed_ticket, staged_at };
         let wait = wait_of(ticket);
-        let staged = self.log.stage_release(facts, Freed::NoEffect, now_ms, wait, deed);
+        let staged = self.log.stage_release(facts, Freed::NoEffect, now, wait, deed);
         let staged = staged.map_err(no_room)?;
         entry.state = State::Ending;
         Ok(Finishing { staged, value: () })
@@ -177,10 +185,11 @@ impl Engine {
         ticket: Option<&Arc<Ticket>>,
     ) -> Result<Finishing<()>> {
         self.check_closed()?;
+        let now = self.now();
         let mut shard = self.shard(hash).lock();
-        let entry = self.endable(shard.inflight.current(hash, facts.token), By::Permit)?;
+        let entry = self.endable(shard.inflight.current(hash, facts.token), By::Permit, now)?;
         let open = OpenClaim { ended: Ended::Failed, ..entry.open.clone() };
-        let staged = self.stage_progress(hash, open, None, ticket).map_err(no_room)?;
+        let staged = self.stage_progress(hash, open, None, ticket, now).map_err(no_room)?;
         entry.open.ended = Ended::Failed;
         entry.permit = false;
         entry.state = State::Ending;
@@ -204,11 +213,12 @@ impl Engine {
                 limit: CHECKPOINT_BYTES_MAX as u64,
             });
         }
+        let now = self.now();
         let mut shard = self.shard(hash).lock();
-        let entry = self.endable(shard.inflight.current(hash, facts.token), By::Permit)?;
+        let entry = self.endable(shard.inflight.current(hash, facts.token), By::Permit, now)?;
         let saved = Some(Arc::from(checkpoint));
         let open = OpenClaim { checkpoint: saved, ended: Ended::No, ..entry.open.clone() };
-        let staged = self.stage_progress(hash, open, Some(checkpoint), ticket)?;
+        let staged = self.stage_progress(hash, open, Some(checkpoint), ticket, now)?;
         Ok(Finishing { staged, value: () })
     }
 
@@ -218,21 +228,24 @@ impl Engine {
         open: OpenClaim,
         saved: Option<&[u8]>,
         ticket: Option<&Arc<Ticket>>,
+        now: Reading,
     ) -> Result<Staged<Deed>> {
         let token = open.facts.token;
         let checkpoint = if saved.is_some() { open.checkpoint.clone() } else { None };
         let act = Act::Progress { ended: open.ended, checkpoint };
-        let deed = Deed { hash, token, act, ticket: ticket.cloned() };
-        self.log.stage_progress(open, saved, self.now().now_ms, wait_of(ticket), deed)
+        let staged_at = now.monotonic;
+        let deed = Deed { hash, token, act, ticket: ticket.cloned(), staged_at };
+        self.log.stage_progress(open, saved, now, wait_of(ticket), deed)
     }
 
     /// Extends the lease of an attempt; no I/O.
     pub(crate) fn renew(&self, hash: u64, token: Token) -> Result<()> {
         self.check_closed()?;
+        let now = self.now();
         let mut shard = self.shard(hash).lock();
-        let entry = self.endable(shard.inflight.current(hash, token), By::Permit)?;
+        let entry = self.endable(shard.inflight.current(hash, token), By::Permit, now)?;
         entry.open.ended = Ended::No;
-        entry.deadline = self.clock.monotonic() + self.config.lease;
+        entry.deadline = now.monotonic + self.config.lease;
         Ok(())
     }
 
@@ -260,12 +273,13 @@ impl Engine {
     /// The orphan of a scope, if it is one.
     pub(crate) fn orphan(&self, keyed: &Keyed) -> Result<Option<OpenClaim>> {
         self.check_closed()?;
+        let now = self.now();
         let mut shard = self.shard(keyed.hash).lock();
         let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) else {
             return Ok(None);
         };
-        self.lapse(entry);
-        let is_live = entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open));
+        self.lapse(entry, now);
+        let is_live = entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open, now));
         Ok(is_live.then(|| entry.open.clone()))
     }
 

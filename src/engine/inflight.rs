@@ -6,14 +6,14 @@
 //! Only whoever commits moves a claim out of staged and ending. An ending claim is in progress to
 //! everyone: to a lapse and a take-over too.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{VecDeque, hash_map};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::format::record::Ended;
 use crate::location::Location;
 use crate::log::OpenClaim;
+use crate::numbered::ByNumber;
 use crate::scope::Token;
 use crate::sync::Signal;
 
@@ -50,63 +50,64 @@ impl Entry {
     }
 }
 
-/// A hash that is already keyed and mixed.
-#[derive(Default)]
-pub(crate) struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |hash, &byte| hash.rotate_left(8) ^ u64::from(byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
-type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
-
-/// The open claims of a shard. Two scopes may share a hash.
+/// The open claims of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Inflight {
-    entries: ByHash<Vec<Entry>>,
-    waiting: ByHash<VecDeque<Arc<Signal>>>,
+    entries: ByNumber<u64, Entry>,
+    /// Claims of other scopes whose hash is in `entries` already; nearly always none.
+    twins: Vec<(u64, Entry)>,
+    waiting: ByNumber<u64, VecDeque<Arc<Signal>>>,
 }
 
 impl Inflight {
     pub(crate) fn find(&mut self, hash: u64, scope: &[u8]) -> Option<&mut Entry> {
-        let entries = self.entries.get_mut(&hash)?;
-        entries.iter_mut().find(|entry| *entry.open.facts.scope == *scope)
+        self.under(hash).find(|entry| *entry.open.facts.scope == *scope)
     }
 
     /// The entry of this attempt, if it is the current one of its scope.
     pub(crate) fn current(&mut self, hash: u64, token: Token) -> Option<&mut Entry> {
-        self.entries.get_mut(&hash)?.iter_mut().find(|entry| entry.token() == token)
+        self.under(hash).find(|entry| entry.token() == token)
+    }
+
+    fn under(&mut self, hash: u64) -> impl Iterator<Item = &mut Entry> {
+        let twins = self.twins.iter_mut().filter(move |(other, _)| *other == hash);
+        self.entries.get_mut(&hash).into_iter().chain(twins.map(|(_, entry)| entry))
     }
 
     /// Puts an entry in the place of the one with its scope, if there is one.
     pub(crate) fn insert(&mut self, hash: u64, entry: Entry) {
-        let entries = self.entries.entry(hash).or_default();
-        entries.retain(|other| other.open.facts.scope != entry.open.facts.scope);
-        entries.push(entry);
+        if let Some(old) = self.find(hash, &entry.open.facts.scope) {
+            *old = entry;
+            return;
+        }
+        match self.entries.entry(hash) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(entry);
+            }
+            hash_map::Entry::Occupied(_) => self.twins.push((hash, entry)),
+        }
     }
 
     pub(crate) fn remove(&mut self, hash: u64, token: Token) -> Option<Entry> {
-        let entries = self.entries.get_mut(&hash)?;
-        let at = entries.iter().position(|entry| entry.token() == token)?;
-        let entry = entries.swap_remove(at);
-        if entries.is_empty() {
-            self.entries.remove(&hash);
+        let twin = self.twins.iter().position(|(h, e)| *h == hash && e.token() == token);
+        if let Some(twin) = twin {
+            return Some(self.twins.swap_remove(twin).1);
         }
-        Some(entry)
+        let hash_map::Entry::Occupied(entry) = self.entries.entry(hash) else { return None };
+        if entry.get().token() != token {
+            return None;
+        }
+        let removed = entry.remove();
+        if let Some(twin) = self.twins.iter().position(|(other, _)| *other == hash) {
+            let (hash, twin) = self.twins.swap_remove(twin);
+            self.entries.insert(hash, twin);
+        }
+        Some(removed)
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Entry)> {
-        self.entries.iter_mut().flat_map(|(&hash, list)| list.iter_mut().map(move |e| (hash, e)))
+        let twins = self.twins.iter_mut().map(|(hash, entry)| (*hash, entry));
+        self.entries.iter_mut().map(|(&hash, entry)| (hash, entry)).chain(twins)
     }
 
     /// Adds a caller to those who wait for a scope with this hash.
@@ -116,8 +117,9 @@ impl Inflight {
 
     /// The entries for which somebody waits.
     pub(crate) fn iter_awaited(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        let awaited = |hash: &u64| self.entries.get(hash).into_iter().flatten();
-        self.waiting.keys().flat_map(move |hash| awaited(hash).map(|entry| (*hash, entry)))
+        let twins = self.twins.iter().map(|(hash, entry)| (hash, entry));
+        let all = self.entries.iter().chain(twins).map(|(&hash, entry)| (hash, entry));
+        all.filter(|(hash, _)| self.waiting.contains_key(hash))
     }
 
     /// Removes a caller who waits no longer. One who leaves while the scope is free passes the

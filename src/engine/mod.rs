@@ -86,6 +86,8 @@ pub(crate) struct Deed {
     token: Token,
     act: Act,
     ticket: Option<Arc<Ticket>>,
+    /// In monotonic time.
+    staged_at: Duration,
 }
 
 enum Act {
@@ -173,12 +175,25 @@ impl Engine {
 
     /// Waits until a staged record is durable.
     pub(crate) fn settle(&self, staged: Staged<Deed>) -> Result<()> {
-        self.log.settle(staged, &|deed, outcome| self.publish(deed, outcome))
+        match staged {
+            Staged::Now(deed) => self.publish_now(deed),
+            later => return self.log.settle(later, &|deed, outcome| self.publish(deed, outcome)),
+        }
+        Ok(())
     }
 
     /// The same without waiting; the deed's ticket tells when.
     pub(crate) fn settle_later(&self, staged: Staged<Deed>) {
-        self.log.settle_later(staged, &|deed, outcome| self.publish(deed, outcome));
+        match staged {
+            Staged::Now(deed) => self.publish_now(deed),
+            later => self.log.settle_later(later, &|deed, outcome| self.publish(deed, outcome)),
+        }
+    }
+
+    /// Publishes what was acknowledged as it was staged, at the time that was read then.
+    fn publish_now(&self, deed: Deed) {
+        let now = deed.staged_at;
+        self.publish_at(deed, Ok(()), now);
     }
 
     /// Commits what async callers have staged, and syncs what is due.
@@ -207,8 +222,12 @@ impl Engine {
 
     /// Makes the outcome of a record visible. Only whoever commits calls this.
     fn publish(&self, deed: Deed, outcome: Result<()>) {
+        self.publish_at(deed, outcome, self.clock.monotonic());
+    }
+
+    fn publish_at(&self, deed: Deed, outcome: Result<()>, now: Duration) {
         let wake = match &outcome {
-            Ok(()) => self.apply(&deed),
+            Ok(()) => self.apply(&deed, now),
             // What failed stays in doubt: nobody is told more than that.
             Err(_) => self.shard(deed.hash).lock().inflight.all_waiting(deed.hash).into(),
         };
@@ -223,13 +242,13 @@ impl Engine {
     }
 
     /// Applies what is durable and returns who is to be woken.
-    fn apply(&self, deed: &Deed) -> Vec<Arc<crate::sync::Signal>> {
+    fn apply(&self, deed: &Deed, now: Duration) -> Vec<Arc<crate::sync::Signal>> {
         let (hash, token) = (deed.hash, deed.token);
         let mut shard = self.shard(hash).lock();
         shard.changes += 1;
         match &deed.act {
             Act::Open => {
-                let deadline = self.clock.monotonic() + self.config.lease;
+                let deadline = now + self.config.lease;
                 if let Some(entry) = shard.inflight.current(hash, token) {
                     (entry.state, entry.deadline) = (State::Open, deadline);
                 }
@@ -275,28 +294,29 @@ impl Engine {
     }
 
     /// Turns a claim whose lease is over into an orphan.
-    fn lapse(&self, entry: &mut Entry) {
+    fn lapse(&self, entry: &mut Entry, now: Reading) {
         let running = entry.state == State::Open && entry.open.ended == Ended::No;
-        if running && self.clock.monotonic() >= entry.deadline {
+        if running && now.monotonic >= entry.deadline {
             entry.open.ended = Ended::LeaseLapsed;
             self.count_orphaned(Ended::LeaseLapsed);
         }
     }
 
     /// Whether nobody resolved an orphan for a whole ttl.
-    fn is_expired(&self, open: &OpenClaim) -> bool {
+    fn is_expired(&self, open: &OpenClaim, now: Reading) -> bool {
         let expires_ms = open.facts.attempted_ms.saturating_add(self.config.ttl_ms());
-        self.now().now_ms >= expires_ms
+        now.now_ms >= expires_ms
     }
 
     /// Every orphan, oldest first.
     pub(crate) fn unresolved(&self) -> Result<Vec<OpenClaim>> {
         self.check_closed()?;
         let mut orphans = Vec::new();
+        let now = self.now();
         for shard in &self.shards {
             for (_, entry) in shard.0.lock().inflight.iter_mut() {
-                self.lapse(entry);
-                if entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open)) {
+                self.lapse(entry, now);
+                if entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open, now)) {
                     orphans.push(entry.open.clone());
                 }
             }
@@ -310,12 +330,12 @@ impl Engine {
         let mut expired = 0;
         for shard in &self.shards {
             let mut shard = shard.0.lock();
-            let now_ms = self.now().now_ms;
+            let now = self.now();
             let mut past = Vec::new();
             for (hash, entry) in shard.inflight.iter_mut() {
-                self.lapse(entry);
-                if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open) {
-                    self.log.append_expiry(&entry.open.facts, now_ms)?;
+                self.lapse(entry, now);
+                if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open, now) {
+                    self.log.append_expiry(&entry.open.facts, now)?;
                     past.push((hash, entry.token()));
                 }
             }
@@ -397,13 +417,14 @@ impl Engine {
 
     pub(crate) fn stats(&self) -> Stats {
         let mut stats = Stats::default();
+        let now = self.now();
         for shard in &self.shards {
             let mut shard = shard.0.lock();
             stats.responses += shard.index.len();
             stats.index_bytes += shard.index.bytes();
             stats.recent_bytes += shard.index.recent_bytes();
             for (_, entry) in shard.inflight.iter_mut() {
-                self.lapse(entry);
+                self.lapse(entry, now);
                 if entry.is_orphan() {
                     stats.orphans += 1;
                 } else {
@@ -416,7 +437,7 @@ impl Engine {
         let sealed = self.log.segments.sealed();
         let unexpiring = sealed.iter().filter(|(_, s)| s.completes > 0 && s.expires_ms_max == 0);
         stats.segments_without_expiry = unexpiring.count() as u64;
-        stats.clock_held = self.now().is_held();
+        stats.clock_held = now.is_held();
         let counters = &self.counters;
         stats.granted = counters.granted.get();
         stats.replayed = counters.replayed.get();

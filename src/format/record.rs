@@ -349,10 +349,18 @@ impl Header {
     pub fn decode_body<'a>(&self, record: &'a [u8]) -> Result<Record<'a>, DecodeError> {
         let mut fields = Fields(record);
         let whole = fields.bytes(self.record_bytes())?;
-        let mut fields = Fields(&whole[HEADER_BYTES..]);
+        let fields = Fields(&whole[HEADER_BYTES..]);
         if self.body_checksum != checksum(0, fields.0) {
             return Err(DecodeError::Damaged("the body's checksum does not match"));
         }
+        self.parse_body(record)
+    }
+
+    /// The same for a record whose body was verified before.
+    pub(crate) fn parse_body<'a>(&self, record: &'a [u8]) -> Result<Record<'a>, DecodeError> {
+        let mut fields = Fields(record);
+        let whole = fields.bytes(self.record_bytes())?;
+        let mut fields = Fields(&whole[HEADER_BYTES..]);
         match self.kind {
             Kind::Claim => self.decode_claim(fields).map(Record::Claim),
             Kind::Progress => Ok(Record::Progress {

@@ -22,13 +22,13 @@ pub(crate) mod upkeep;
 use std::sync::Arc;
 
 use crate::format::record::{Carried, Claim, Ended};
-use crate::scope::{Fingerprint, OperationId, Token};
+use crate::scope::{Encoded, Fingerprint, OperationId, Token};
 
 /// What never changes about one attempt.
 #[derive(Debug)]
 pub(crate) struct Facts {
     /// The encoded scope.
-    pub(crate) scope: Box<[u8]>,
+    pub(crate) scope: Encoded,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) operation: OperationId,
     pub(crate) token: Token,

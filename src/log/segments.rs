@@ -295,7 +295,7 @@ pub(crate) struct Stored {
 
 impl Stored {
     pub(crate) fn record(&self) -> std::result::Result<Record<'_>, DecodeError> {
-        self.header.decode_body(&self.bytes)
+        self.header.parse_body(&self.bytes)
     }
 }
 

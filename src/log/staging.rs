@@ -5,7 +5,6 @@
 //! records of N + 1, with no other record between. So a sealed segment never holds the only copy
 //! of an open claim.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::location::{Location, Lsn};
 use crate::log::segments::{Segment, SegmentHints, Segments};
 use crate::log::{OpenClaim, hinted, segment_name};
+use crate::numbered::ByNumber;
 use crate::random;
 use crate::scope::Token;
 use crate::storage::{File, Storage};
@@ -119,9 +119,11 @@ pub(crate) struct Staging {
     /// The newest record durable.
     pub(crate) durable: Lsn,
     pub(crate) time_ms: u64,
-    pub(crate) open: BTreeMap<Token, OpenClaim>,
+    pub(crate) open: ByNumber<Token, OpenClaim>,
     /// What a roll would carry.
     pub(crate) carry_bytes: u64,
+    /// Where a record is put together before it is written.
+    pub(crate) record: Vec<u8>,
     pub(crate) steps: Vec<Step>,
     /// The tail has records that no step syncs yet.
     pub(crate) dirty: bool,
@@ -240,10 +242,10 @@ impl Staging {
         match maker.writes {
             Writes::AtCommit => draft.write(&stamp, self.write_step(offset)),
             Writes::AtStaging => {
-                let mut record = Vec::with_capacity(draft.record_bytes());
-                draft.write(&stamp, &mut record);
+                self.record.clear();
+                draft.write(&stamp, &mut self.record);
                 let file = &self.tail.file;
-                file.write_at(offset, &record).map_err(Error::io("append a record"))?;
+                file.write_at(offset, &self.record).map_err(Error::io("append a record"))?;
             }
         }
         self.tail.offset += bytes;
@@ -309,7 +311,8 @@ impl Staging {
     /// Repeats every open claim in the tail.
     pub(crate) fn carry(&mut self, maker: &Maker) -> Result<()> {
         self.allocate(self.carry_bytes).map_err(full_or("allocate the tail"))?;
-        let open: Vec<OpenClaim> = self.open.values().cloned().collect();
+        let mut open: Vec<OpenClaim> = self.open.values().cloned().collect();
+        open.sort_unstable_by_key(|claim| claim.facts.token);
         for claim in open {
             let checkpoint = claim.checkpoint.as_deref().map(|bytes| [bytes]);
             let value = checkpoint.as_ref().map_or(&[][..], |parts| &parts[..]);

@@ -218,24 +218,24 @@ impl<D> Log<D> {
         }
         state.staging.insert_open(open);
         let deed = deed(&facts);
-        Ok((facts, self.staged(&mut state, deed, wait)))
+        Ok((facts, self.staged(&mut state, deed, now.real, wait)))
     }
 
     /// Stages a COMPLETE.
     pub(crate) fn stage_complete(
         &self,
         new: &NewComplete<'_>,
-        now_ms: u64,
+        now: Reading,
         wait: Wait,
         deed: impl FnOnce(Location) -> D,
     ) -> Result<Staged<D>> {
         let complete = &new.complete;
         let mut draft = Draft::complete(complete, new.attempt, new.parts);
-        let mut state = self.begin(now_ms)?;
-        let placed = self.append(&mut state.staging, now_ms, &mut draft, |_, _| {})?;
+        let mut state = self.begin(now.now_ms)?;
+        let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.remove_open(complete.token);
         state.staging.hint(new.hash, placed.location, complete.expires_ms);
-        Ok(self.staged(&mut state, deed(placed.location), wait))
+        Ok(self.staged(&mut state, deed(placed.location), now.real, wait))
     }
 
     /// Stages the RELEASE of a claim.
@@ -243,26 +243,26 @@ impl<D> Log<D> {
         &self,
         facts: &Facts,
         freed: Freed,
-        now_ms: u64,
+        now: Reading,
         wait: Wait,
         deed: D,
     ) -> Result<Staged<D>> {
         let mut draft = Draft::release(facts.token, freed, facts.attempt);
-        let mut state = self.begin(now_ms)?;
-        self.append(&mut state.staging, now_ms, &mut draft, |_, _| {})?;
+        let mut state = self.begin(now.now_ms)?;
+        self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.remove_open(facts.token);
-        Ok(self.staged(&mut state, deed, wait))
+        Ok(self.staged(&mut state, deed, now.real, wait))
     }
 
     /// Appends the RELEASE of an orphan that is past its ttl. Nobody waits for it: a record behind
     /// it is durable only after it, and without it the orphan expires again.
-    pub(crate) fn append_expiry(&self, facts: &Facts, now_ms: u64) -> Result<()> {
+    pub(crate) fn append_expiry(&self, facts: &Facts, now: Reading) -> Result<()> {
         let mut draft = Draft::release(facts.token, Freed::Expired, facts.attempt);
-        let mut state = self.begin(now_ms)?;
-        self.append(&mut state.staging, now_ms, &mut draft, |_, _| {})?;
+        let mut state = self.begin(now.now_ms)?;
+        self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.remove_open(facts.token);
         if let Durability::Buffered { sync_every } = self.durability {
-            self.note_unsynced(&mut state, real_monotonic(), sync_every);
+            self.note_unsynced(&mut state, now.real, sync_every);
         }
         Ok(())
     }
@@ -272,7 +272,7 @@ impl<D> Log<D> {
         &self,
         mut open: OpenClaim,
         saved: Option<&[u8]>,
-        now_ms: u64,
+        now: Reading,
         wait: Wait,
         deed: D,
     ) -> Result<Staged<D>> {
@@ -280,7 +280,7 @@ impl<D> Log<D> {
         let value = parts.as_ref().map_or(&[][..], |parts| &parts[..]);
         let facts = Arc::clone(&open.facts);
         let mut draft = Draft::progress(facts.token, open.ended, facts.attempt, value);
-        let mut state = self.begin(now_ms)?;
+        let mut state = self.begin(now.now_ms)?;
         let newest = state.staging.open.get(&facts.token);
         let before = newest.map_or(0, carried_bytes);
         if saved.is_none() {
@@ -291,9 +291,9 @@ impl<D> Log<D> {
         if saved.is_some() && carry > self.maker.segment_bytes / 4 {
             return Err(Error::Full { what: "open claims take a quarter of a segment" });
         }
-        self.append(&mut state.staging, now_ms, &mut draft, |_, _| {})?;
+        self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.insert_open(open);
-        Ok(self.staged(&mut state, deed, wait))
+        Ok(self.staged(&mut state, deed, now.real, wait))
     }
 
     pub(in crate::log) fn begin(&self, now_ms: u64) -> Result<MutexGuard<'_, State<D>>> {
@@ -325,14 +325,14 @@ impl<D> Log<D> {
     }
 
     /// Decides who acknowledges a record that was just appended.
-    fn staged(&self, state: &mut State<D>, deed: D, wait: Wait) -> Staged<D> {
+    fn staged(&self, state: &mut State<D>, deed: D, now: Duration, wait: Wait) -> Staged<D> {
         if let Durability::Buffered { sync_every } = self.durability {
-            let now = real_monotonic();
             let since = self.note_unsynced(state, now, sync_every);
             let oldest = state.syncing_since.unwrap_or(since);
             let overdue = now.saturating_sub(oldest) > sync_every;
             // Without a committer the caller syncs at half time, as the committer would.
-            let unhelped = self.helpers.get().is_none() && now - oldest > sync_every / 2;
+            let unhelped =
+                self.helpers.get().is_none() && now.saturating_sub(oldest) > sync_every / 2;
             if !overdue && !unhelped {
                 return Staged::Now(deed);
             }

@@ -1,6 +1,5 @@
 //! The half of recovery that changes the store, each step durable before the next.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::{Config, Durability};
@@ -16,6 +15,7 @@ use crate::log::segments::{Segment, SegmentHints};
 use crate::log::staging::{Maker, Placed, Prepared, Staging, Tail, Writes};
 use crate::log::writer::Log;
 use crate::log::{number_of, segment_name};
+use crate::numbered::ByNumber;
 use crate::random;
 use crate::recovery::SUPER;
 use crate::recovery::survey::{Scanned, Survey, used_bytes};
@@ -163,7 +163,8 @@ impl Survey<'_> {
             next,
             durable: next.before(),
             time_ms: now_ms,
-            open: BTreeMap::new(),
+            open: ByNumber::default(),
+            record: Vec::new(),
             carry_bytes: 0,
             steps: Vec::new(),
             dirty: false,

@@ -18,7 +18,10 @@ enum Peers {
 
 /// Lowest first. A module, `src/NAME.rs` or `src/NAME/`, may import every layer before its own.
 const LAYERS: &[(Peers, &[&str])] = &[
-    (InOrder, &["error", "scope", "location", "sync", "random", "parallel", "clock", "time"]),
+    (
+        InOrder,
+        &["error", "scope", "location", "sync", "random", "numbered", "parallel", "clock", "time"],
+    ),
     (InOrder, &["stats", "config"]),
     (Apart, &["format", "storage", "index"]),
     (Apart, &["log"]),
