@@ -6,6 +6,7 @@
 //! of an open claim.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::storage::{File, Storage};
 
 /// Blocks are allocated this far ahead, at least and at most: a small store stays small.
 const AHEAD_BYTES_MIN: u64 = 64 * 1024;
-const AHEAD_BYTES_MAX: u64 = 1024 * 1024;
+const AHEAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// One step on the way to durability; they are done in order.
 #[derive(Debug)]
@@ -71,14 +72,23 @@ pub(crate) struct Maker {
 
 impl Maker {
     /// A file with the name of a segment and no header, whose name is durable.
-    pub(crate) fn prepare(&self, segment: u64) -> io::Result<Prepared> {
+    pub(crate) fn prepare(&self, segment: u64, blocks: Blocks) -> io::Result<Prepared> {
         let file = self.storage.create(&segment_name(segment), self.segment_bytes)?;
-        let prepared =
-            Prepared { segment, file, allocated: 0 }.with_first_blocks(self.segment_bytes)?;
+        let prepared = Prepared { segment, file, allocated: 0 }
+            .with_first_blocks(blocks, self.segment_bytes)?;
         prepared.file.sync()?;
         self.storage.sync_dir()?;
         Ok(prepared)
     }
+}
+
+/// How much of a segment gets blocks before it takes records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocks {
+    /// For a store that may be small.
+    Few,
+    /// For a store that filled half a segment.
+    Many,
 }
 
 /// A segment's file before it has a header.
@@ -90,8 +100,16 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn with_first_blocks(mut self, segment_bytes: u64) -> io::Result<Prepared> {
-        self.allocated = (DATA_START + AHEAD_BYTES_MIN).min(segment_bytes);
+    pub(crate) fn with_first_blocks(
+        mut self,
+        blocks: Blocks,
+        segment_bytes: u64,
+    ) -> io::Result<Prepared> {
+        let ahead = match blocks {
+            Blocks::Few => AHEAD_BYTES_MIN,
+            Blocks::Many => (segment_bytes / 16).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX),
+        };
+        self.allocated = (DATA_START + ahead).min(segment_bytes);
         self.file.allocate(0..self.allocated)?;
         Ok(self)
     }
@@ -129,6 +147,9 @@ pub(crate) struct Staging {
     pub(crate) dirty: bool,
     pub(crate) sealed: Vec<Sealed>,
     pub(crate) prepared: Option<Prepared>,
+    /// Blocks were asked for, and are being allocated without the lock.
+    pub(crate) asked_for_blocks: bool,
+    pub(crate) allocating: bool,
     /// When the oldest record that no sync has taken up was staged, in real time.
     pub(crate) unsynced_since: Option<Duration>,
     /// The newest record is one that only promises, or there is none since the open.
@@ -203,7 +224,7 @@ impl Staging {
 
     fn append_if_room(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<()> {
         let bytes = draft.record_bytes() as u64;
-        if !self.has_room(maker, bytes) {
+        if !self.has_room(maker, bytes) || self.waits_for_blocks(bytes) {
             return Ok(());
         }
         match self.allocate(bytes).map_err(full_or("allocate the tail")) {
@@ -219,13 +240,58 @@ impl Staging {
         if needed <= self.tail.allocated {
             return Ok(());
         }
-        let ahead = (self.tail.offset / 4).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX);
-        let end = (needed + ahead).next_multiple_of(4096).min(self.tail.header.segment_bytes);
-        // Allocating writes zeros: never behind the place of the next record.
-        let start = self.tail.allocated.max(self.tail.offset);
-        self.tail.file.allocate(start..end)?;
+        let missing = self.missing(needed + AHEAD_BYTES_MIN);
+        let end = missing.end;
+        self.tail.file.allocate(missing)?;
         self.tail.allocated = end;
         Ok(())
+    }
+
+    /// What has no blocks yet up to `end`. Allocating writes zeros: never behind the place of the
+    /// next record.
+    fn missing(&self, end: u64) -> Range<u64> {
+        let start = self.tail.allocated.max(self.tail.offset);
+        start..end.next_multiple_of(4096).min(self.tail.header.segment_bytes)
+    }
+
+    /// How far ahead of its records the tail is to have blocks.
+    fn ahead(&self) -> u64 {
+        (self.tail.offset / 4).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX)
+    }
+
+    /// Whether blocks are to be allocated in the background soon. Says so once.
+    pub(crate) fn wants_blocks(&mut self) -> bool {
+        let wants = !self.asked_for_blocks && self.lacks_blocks();
+        self.asked_for_blocks |= wants;
+        wants
+    }
+
+    fn lacks_blocks(&self) -> bool {
+        let left = self.tail.allocated.saturating_sub(self.tail.offset);
+        left < self.ahead() && self.tail.allocated < self.tail.header.segment_bytes
+    }
+
+    /// Begins to allocate ahead, without the lock of the log; to be ended.
+    pub(crate) fn begin_blocks(&mut self) -> Option<(Arc<dyn File>, Range<u64>)> {
+        if self.allocating || !self.lacks_blocks() {
+            return None;
+        }
+        let missing = self.missing(self.tail.offset + 2 * self.ahead());
+        self.allocating = true;
+        Some((Arc::clone(&self.tail.file), missing))
+    }
+
+    /// `end` is where the blocks of `file` end now, if they could be had.
+    pub(crate) fn end_blocks(&mut self, file: &Arc<dyn File>, end: Option<u64>) {
+        if Arc::ptr_eq(file, &self.tail.file) {
+            (self.allocating, self.asked_for_blocks) = (false, false);
+            self.tail.allocated = end.unwrap_or(self.tail.allocated);
+        }
+    }
+
+    /// Whether `bytes` more must wait for the blocks that are being allocated.
+    pub(crate) fn waits_for_blocks(&self, bytes: u64) -> bool {
+        self.allocating && self.tail.offset + bytes + record::seal_bytes() > self.tail.allocated
     }
 
     /// Appends a record that fits.
@@ -287,7 +353,7 @@ impl Staging {
         }
         let prepared = match self.prepared.take() {
             Some(prepared) if prepared.segment == number => prepared,
-            _ => maker.prepare(number).map_err(full_or("prepare a segment"))?,
+            _ => maker.prepare(number, Blocks::Few).map_err(full_or("prepare a segment"))?,
         };
         let prepared = prepared.allocate(self.carry_bytes + record::seal_bytes())?;
         let salt = random::number().map_err(Error::io("draw a salt"))?;
@@ -321,7 +387,7 @@ impl Staging {
         Ok(())
     }
 
-    /// Makes the prepared file the tail. Its header is synced before it takes records.
+    /// Makes the prepared file the tail.
     fn start_segment(
         &mut self,
         maker: &Maker,
@@ -336,8 +402,8 @@ impl Staging {
                 self.steps.extend([write, Step::Sync(Arc::clone(&file))]);
             }
             Writes::AtStaging => {
+                // Synced with the records behind it: without it they are no segment, and no worse.
                 file.write_at(0, &header.encode()).map_err(Error::io("write a segment header"))?;
-                file.sync().map_err(Error::io("sync a segment header"))?;
             }
         }
         let next = Tail {
@@ -348,6 +414,7 @@ impl Staging {
             summary: Summary::default(),
             hints: Vec::new(),
         };
+        (self.allocating, self.asked_for_blocks, self.dirty) = (false, false, true);
         Ok(std::mem::replace(&mut self.tail, next))
     }
 

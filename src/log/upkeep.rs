@@ -9,7 +9,7 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
 use crate::format::record;
 use crate::log::segments::SegmentHints;
-use crate::log::staging::Sealed;
+use crate::log::staging::{Blocks, Sealed};
 use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
 use crate::storage::{Access, Storage};
@@ -21,6 +21,9 @@ impl<D> Log<D> {
             let mut state = self.state.lock();
             if std::mem::replace(&mut state.closed, true) {
                 return Err(Error::Closed);
+            }
+            while state.staging.allocating {
+                self.prepared.wait(&mut state);
             }
         }
         let closed = self.close_staged(publish);
@@ -83,7 +86,7 @@ impl<D> Log<D> {
     /// Seals the tail if its bucket is over, so that it can be dropped when its time comes.
     pub(crate) fn roll_past_bucket(&self, now_ms: u64, publish: Publish<'_, D>) -> Result<()> {
         {
-            let mut state = self.begin(now_ms)?;
+            let mut state = self.begin(now_ms, 0)?;
             if !state.staging.bucket_is_over(&self.maker) {
                 return Ok(());
             }
@@ -120,6 +123,7 @@ impl<D> Log<D> {
     /// harms nothing: the segment is then made when it is needed, the hints at the next open.
     /// Returns the segments whose hints need no longer be kept by the shards.
     pub(crate) fn upkeep(&self) -> Vec<u64> {
+        self.allocate_ahead();
         self.prepare_segment();
         self.hint_sealed()
     }
@@ -159,6 +163,16 @@ impl<D> Log<D> {
         file.discard(unused)
     }
 
+    fn allocate_ahead(&self) {
+        let Some((file, missing)) = self.state.lock().staging.begin_blocks() else { return };
+        let end = missing.end;
+        // Without room now the stager tries again, and says what is wrong.
+        let allocated = file.allocate(missing);
+        let end = allocated.is_ok().then_some(end);
+        self.state.lock().staging.end_blocks(&file, end);
+        self.prepared.notify_all();
+    }
+
     fn prepare_segment(&self) {
         let number = {
             let mut state = self.state.lock();
@@ -170,7 +184,7 @@ impl<D> Log<D> {
             state.preparing = true;
             state.staging.tail.header.segment + 1
         };
-        let prepared = self.maker.prepare(number);
+        let prepared = self.maker.prepare(number, Blocks::Many);
         let mut state = self.state.lock();
         state.preparing = false;
         state.staging.prepared = prepared.ok();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clock::real_monotonic;
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::format::record::{Complete, Draft, Ended, Freed};
+use crate::format::record::{self, Complete, Draft, Ended, Freed};
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints::Checkpoints;
 use crate::log::commit::Batch;
@@ -178,7 +178,9 @@ impl<D> Log<D> {
         wait: Wait,
         deed: impl FnOnce(&Arc<Facts>) -> D,
     ) -> Result<(Arc<Facts>, Staged<D>)> {
-        let mut state = self.begin(now.now_ms)?;
+        let checkpoint = new.previous.and_then(|previous| previous.checkpoint.as_deref());
+        let bytes = record::carried_bytes(new.scope.len(), checkpoint.map_or(0, <[u8]>::len));
+        let mut state = self.begin(now.now_ms, bytes)?;
         let staging = &mut state.staging;
         // An orphan's time counts from the latest that could be true, as a response's does.
         let attempted_ms = now.latest_ms.max(staging.time_ms);
@@ -231,7 +233,7 @@ impl<D> Log<D> {
     ) -> Result<Staged<D>> {
         let complete = &new.complete;
         let mut draft = Draft::complete(complete, new.attempt, new.parts);
-        let mut state = self.begin(now.now_ms)?;
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
         let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.remove_open(complete.token);
         state.staging.hint(new.hash, placed.location, complete.expires_ms);
@@ -248,7 +250,7 @@ impl<D> Log<D> {
         deed: D,
     ) -> Result<Staged<D>> {
         let mut draft = Draft::release(facts.token, freed, facts.attempt);
-        let mut state = self.begin(now.now_ms)?;
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
         self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.remove_open(facts.token);
         Ok(self.staged(&mut state, deed, now.real, wait))
@@ -258,7 +260,7 @@ impl<D> Log<D> {
     /// it is durable only after it, and without it the orphan expires again.
     pub(crate) fn append_expiry(&self, facts: &Facts, now: Reading) -> Result<()> {
         let mut draft = Draft::release(facts.token, Freed::Expired, facts.attempt);
-        let mut state = self.begin(now.now_ms)?;
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
         self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.remove_open(facts.token);
         if let Durability::Buffered { sync_every } = self.durability {
@@ -280,7 +282,7 @@ impl<D> Log<D> {
         let value = parts.as_ref().map_or(&[][..], |parts| &parts[..]);
         let facts = Arc::clone(&open.facts);
         let mut draft = Draft::progress(facts.token, open.ended, facts.attempt, value);
-        let mut state = self.begin(now.now_ms)?;
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
         let newest = state.staging.open.get(&facts.token);
         let before = newest.map_or(0, carried_bytes);
         if saved.is_none() {
@@ -296,11 +298,18 @@ impl<D> Log<D> {
         Ok(self.staged(&mut state, deed, now.real, wait))
     }
 
-    pub(in crate::log) fn begin(&self, now_ms: u64) -> Result<MutexGuard<'_, State<D>>> {
+    /// Takes the lock to stage at most so many bytes.
+    pub(in crate::log) fn begin(
+        &self,
+        now_ms: u64,
+        bytes: u64,
+    ) -> Result<MutexGuard<'_, State<D>>> {
         let mut state = self.state.lock();
         state.staging.time_ms = state.staging.time_ms.max(now_ms);
-        // The file of the next segment must not be made twice.
-        while state.preparing && state.staging.may_roll(&self.maker) {
+        // The file of the next segment must not be made twice, nor blocks be zeroed again.
+        while state.preparing && state.staging.may_roll(&self.maker)
+            || state.staging.waits_for_blocks(bytes)
+        {
             self.prepared.wait(&mut state);
         }
         if state.closed {
@@ -318,6 +327,9 @@ impl<D> Log<D> {
         finish: impl FnOnce(&mut Draft<'_>, Lsn),
     ) -> Result<Placed> {
         let placed = staging.append(&self.maker, &self.segments, now_ms, draft, finish);
+        if staging.wants_blocks() {
+            self.ask_for_upkeep();
+        }
         if let Err(error @ Error::Io { .. }) = &placed {
             self.set_poison(error);
         }

@@ -12,7 +12,7 @@ use crate::location::{Location, Lsn};
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::reader::{self, End};
 use crate::log::segments::{Segment, SegmentHints};
-use crate::log::staging::{Maker, Placed, Prepared, Staging, Tail, Writes};
+use crate::log::staging::{Blocks, Maker, Placed, Prepared, Staging, Tail, Writes};
 use crate::log::writer::Log;
 use crate::log::{number_of, segment_name};
 use crate::numbered::ByNumber;
@@ -115,6 +115,12 @@ impl Survey<'_> {
                     first.get_or_insert(entry.offset);
                 }
             });
+            if scanned.header.segment > self.checkpoint.tail {
+                // CHECKPOINT names a tail only once its header is durable.
+                let end = usize::try_from(DATA_START).expect("two pages");
+                let file = &scanned.file;
+                file.write_at(0, &scanned.bytes[..end]).map_err(Error::io("rewrite a header"))?;
+            }
             if let Some(first) = first {
                 let start = usize::try_from(first).expect("within a segment");
                 let file = &scanned.file;
@@ -170,6 +176,8 @@ impl Survey<'_> {
             dirty: false,
             sealed: Vec::new(),
             prepared: None,
+            asked_for_blocks: false,
+            allocating: false,
             unsynced_since: None,
             promised: true,
             records: 0,
@@ -266,7 +274,7 @@ fn new_tail(maker: &Maker, header: SegmentHeader) -> Result<Tail> {
     let make = || {
         let file = maker.storage.create(&draft, maker.segment_bytes)?;
         let prepared = Prepared { segment: header.segment, file, allocated: 0 };
-        let prepared = prepared.with_first_blocks(maker.segment_bytes)?;
+        let prepared = prepared.with_first_blocks(Blocks::Few, maker.segment_bytes)?;
         prepared.file.write_at(0, &header.encode())?;
         prepared.file.sync()?;
         maker.storage.rename(&draft, &name)?;

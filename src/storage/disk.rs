@@ -1,24 +1,28 @@
 //! The production storage: a real directory. The only home of `std::fs`, maps and their `unsafe`.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
 use crate::storage::{Access, File, Storage};
+use crate::sync::Mutex;
 
 /// ext2, ext3 and ext4 have one magic number; none of them copies on write.
 const EXT4_MAGIC: i64 = 0xef53;
 
-/// Zeros are written in pieces of one page: larger writes make larger folios in the page cache,
-/// and later small writes into those are several times slower.
-const FILL: [u8; 4096] = [0; 4096];
+/// Where positioned writes follow, zeros are written in pieces of one page: larger writes make
+/// larger folios in the page cache, and later small writes into those are several times slower.
+/// Where a map follows, larger folios are cheaper to map and to sync.
+const PAGE: u64 = 4096;
+const FILL_MAPPED: u64 = 256 * 1024;
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// How records reach a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +63,7 @@ impl DiskStorage {
     }
 
     fn file(&self, file: fs::File) -> Arc<dyn File> {
-        Arc::new(DiskFile { file, appends: self.appends, window: OnceLock::new() })
+        Arc::new(DiskFile { file, appends: self.appends, windows: Mutex::default() })
     }
 
     fn options(access: Access) -> OpenOptions {
@@ -148,45 +152,63 @@ impl Drop for Locked {
 struct DiskFile {
     file: fs::File,
     appends: Appends,
-    window: OnceLock<Window>,
+    // LOCK: windows (a leaf)
+    windows: Mutex<Windows>,
 }
 
-/// The part of a file that may be written through its map: every page of it has a block and is
-/// present. It begins where the first allocation did and only grows.
+/// The windows of a file, oldest first.
+#[derive(Debug, Default)]
+struct Windows {
+    open: VecDeque<Window>,
+    /// The end of what was written through them, which only grows.
+    written: u64,
+}
+
+impl Windows {
+    /// Copies `bytes` into the window where they belong; `false` where there is none.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let written = self.open.iter().any(|window| window.write(offset, bytes));
+        if written {
+            self.written = self.written.max(offset + bytes.len() as u64);
+        }
+        written
+    }
+
+    /// Takes out what lies behind the records: a sync would write-protect it page by page.
+    fn take_passed(&mut self) -> Vec<Window> {
+        let passed = self.open.iter().take_while(|window| window.range.end <= self.written).count();
+        self.open.drain(..passed).collect()
+    }
+}
+
+/// A part of a file that may be written through its map: every page of it has a block and is
+/// present.
 #[derive(Debug)]
 struct Window {
     map: memmap2::MmapRaw,
-    start: u64,
-    /// `Release` once the pages before it are present; `Acquire` where it is relied on.
-    end: AtomicU64,
+    range: Range<u64>,
 }
 
 #[expect(unsafe_code, reason = "copying into a map")]
 impl Window {
-    fn open(file: &fs::File, start: u64) -> io::Result<Window> {
-        let map = memmap2::MmapOptions::new().map_raw(file)?;
-        Ok(Window { map, start, end: AtomicU64::new(start) })
-    }
-
-    /// Takes in pages that have blocks; they are made present at once, not one fault at a time.
-    fn extend(&self, range: &Range<u64>) -> io::Result<()> {
+    /// Maps pages that have blocks; they are made present at once, not one fault at a time.
+    fn open(file: &fs::File, range: &Range<u64>) -> io::Result<Window> {
         let too_large = |_| io::Error::from(io::ErrorKind::InvalidInput);
-        let start = usize::try_from(range.start & !4095).map_err(too_large)?;
-        let end = usize::try_from(range.end).map_err(too_large)?;
-        self.map.advise_range(memmap2::Advice::PopulateWrite, start, end - start)?;
-        self.end.store(range.end, Ordering::Release);
-        Ok(())
+        let range = range.start & !(PAGE - 1)..range.end;
+        let len = usize::try_from(range.end - range.start).map_err(too_large)?;
+        let map = memmap2::MmapOptions::new().offset(range.start).len(len).map_raw(file)?;
+        map.advise(memmap2::Advice::PopulateWrite)?;
+        Ok(Window { map, range })
     }
 
     /// Copies `bytes` in; `false` where they do not lie in the window.
     fn write(&self, offset: u64, bytes: &[u8]) -> bool {
-        let end = self.end.load(Ordering::Acquire);
-        let inside = offset >= self.start && offset + bytes.len() as u64 <= end;
-        let Ok(start) = usize::try_from(offset) else { return false };
-        if !inside {
+        let inside = offset >= self.range.start && offset + bytes.len() as u64 <= self.range.end;
+        let Some(start) = inside.then(|| usize::try_from(offset - self.range.start).ok()).flatten()
+        else {
             return false;
-        }
-        // SAFETY: `start` lies before `end`, which `extend` checked against the map by advising it.
+        };
+        // SAFETY: `start` lies within the map, which is as long as `range`.
         let target = unsafe { self.map.as_mut_ptr().add(start) };
         // SAFETY: the target lies within the map, which lives as long as `self`; `bytes` is the
         // caller's own memory. One caller at a time writes a place (the lock of the log), and
@@ -206,31 +228,32 @@ impl File for DiskFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if self.window.get().is_some_and(|window| window.write(offset, bytes)) {
+        if self.appends == Appends::Mapped && self.windows.lock().write(offset, bytes) {
             return Ok(());
         }
         self.file.write_all_at(bytes, offset)
     }
 
     fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        let piece = if self.appends == Appends::Mapped { FILL_MAPPED } else { PAGE };
         let mut at = range.start;
         while at < range.end {
-            // Ends on a page boundary, so that every later piece is a whole page.
-            let len = (4096 - at % 4096).min(range.end - at);
-            let piece = &FILL[..usize::try_from(len).map_or(FILL.len(), |len| len)];
-            self.file.write_all_at(piece, at)?;
+            // Ends on a boundary, so that every later piece is a whole one.
+            let len = (piece - at % piece).min(range.end - at);
+            let zeros = usize::try_from(len).map_or(&ZEROS[..], |len| &ZEROS[..len]);
+            self.file.write_all_at(zeros, at)?;
             at += len;
         }
-        if self.appends == Appends::Mapped {
-            // Where there is no map, or its pages cannot be made present, records are written.
-            if self.window.get().is_none()
-                && let Ok(window) = Window::open(&self.file, range.start)
-            {
-                self.window.set(window).ok();
-            }
-            if let Some(window) = self.window.get() {
-                window.extend(&range).ok();
-            }
+        // Where there is no map, or its pages cannot be made present, records are written.
+        if self.appends == Appends::Mapped
+            && let Ok(window) = Window::open(&self.file, &range)
+        {
+            let passed = {
+                let mut windows = self.windows.lock();
+                windows.open.push_back(window);
+                windows.take_passed()
+            };
+            drop(passed);
         }
         Ok(())
     }
