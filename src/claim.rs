@@ -55,10 +55,21 @@ impl Claim {
         }
     }
 
+    /// The same where every grant is durable.
+    pub(crate) fn settled(engine: &Arc<Engine>, admitted: Admitted) -> Claim {
+        match admitted {
+            Admitted::Answer(answer) => Claim::of_answer(engine, answer),
+            Admitted::Granted(grant) | Admitted::Staged(grant, _) => {
+                Claim::Granted(Permit::new(engine, grant))
+            }
+        }
+    }
+
     /// Waits until a grant is durable.
     pub(crate) fn settle(engine: &Arc<Engine>, admitted: Admitted) -> Result<Claim> {
         match admitted {
             Admitted::Answer(answer) => Ok(Claim::of_answer(engine, answer)),
+            Admitted::Granted(grant) => Ok(Claim::Granted(Permit::new(engine, grant))),
             Admitted::Staged(grant, staged) => {
                 engine.settle(staged)?;
                 Ok(Claim::Granted(Permit::new(engine, grant)))
@@ -331,7 +342,7 @@ impl Orphan {
     /// `Superseded` where the scope was released meanwhile; else as
     /// [`Store::claim`](crate::Store::claim).
     pub fn take_over(self) -> Result<Claim> {
-        let caller = Caller { ticket: None, signal: None };
+        let caller = Caller::BLOCKING;
         let admitted = self.engine.take_over(&self.info.open, &caller)?;
         Claim::settle(&self.engine, admitted)
     }

@@ -69,7 +69,7 @@ impl ClaimFuture {
         let signal = Arc::<Signal>::default();
         let (admitted, hash) = match &self.ask {
             Ask::TakeOver(open) => {
-                let caller = Caller { ticket: Some(&ticket), signal: None };
+                let caller = Caller::of_future(&ticket, None);
                 (self.engine.take_over(open, &caller), self.engine.hash_of(&open.facts))
             }
             Ask::Claim { scope, fingerprint, waits } => {
@@ -77,7 +77,7 @@ impl ClaimFuture {
                 let scope = scope::decode(bytes).expect("the scope was checked");
                 let keyed = self.engine.keyed(scope)?;
                 let waiting = (*waits == Waits::Yes).then_some(&signal);
-                let caller = Caller { ticket: Some(&ticket), signal: waiting };
+                let caller = Caller::of_future(&ticket, waiting);
                 (self.engine.admit(&keyed, *fingerprint, &caller), keyed.hash)
             }
         };
@@ -94,7 +94,7 @@ impl ClaimFuture {
                 self.engine.watch_lease(hash, running.token);
                 self.stage = Stage::Waiting { hash, signal };
             }
-            Admitted::Answer(answer) => return Ok(Some(Claim::of_answer(&self.engine, answer))),
+            admitted => return Ok(Some(Claim::settled(&self.engine, admitted))),
         }
         Ok(None)
     }

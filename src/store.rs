@@ -84,9 +84,39 @@ impl Store {
     pub fn claim(&self, scope: Scope<'_>, fingerprint: Fingerprint) -> Result<Claim> {
         let engine = &self.0.engine;
         let keyed = engine.keyed(scope)?;
-        let caller = Caller { ticket: None, signal: None };
+        let caller = Caller::BLOCKING;
         let admitted = engine.admit(&keyed, fingerprint, &caller)?;
         Claim::settle(engine, admitted)
+    }
+
+    /// Claims many scopes with one commit, for importers: each gets the claim that
+    /// [`Store::claim`] would have given it, in order. A scope that comes twice is in progress the
+    /// second time.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// let rows = [("row-1", "Avery"), ("row-2", "Robin")];
+    /// let requests = rows.map(|(key, body)| {
+    ///     let scope = Scope { organization: "acme", method: "POST", path: "/contacts", key };
+    ///     (scope, Fingerprint::of(body.as_bytes()))
+    /// });
+    /// for claim in store.claim_many(&requests) {
+    ///     if let Claim::Granted(permit) = claim? {
+    ///         permit.complete(b"201 created")?;
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Each answer has its own, as of [`Store::claim`]. Where the commit fails, no new claim is
+    /// granted.
+    pub fn claim_many(&self, requests: &[(Scope<'_>, Fingerprint)]) -> Vec<Result<Claim>> {
+        let engine = &self.0.engine;
+        let admitted = engine.admit_many(requests).into_iter();
+        admitted.map(|answer| answer.map(|admitted| Claim::settled(engine, admitted))).collect()
     }
 
     /// Claims a scope, and where the operation runs already waits for it, for at most `limit`
@@ -125,7 +155,7 @@ impl Store {
         let mut woken: Option<Arc<Signal>> = None;
         loop {
             let signal = Arc::<Signal>::default();
-            let caller = Caller { ticket: None, signal: Some(&signal) };
+            let caller = Caller { signal: Some(&signal), ..Caller::BLOCKING };
             let admitted = engine.admit(&keyed, fingerprint, &caller);
             if let Some(woken) = woken.take() {
                 engine.leave(keyed.hash, &woken);
@@ -196,6 +226,15 @@ impl Store {
     pub fn lookup(&self, scope: Scope<'_>) -> Result<Option<Status>> {
         let keyed = self.0.engine.keyed(scope)?;
         self.0.engine.look_up(&keyed)
+    }
+
+    /// What many scopes hold, in order; never claims one. Faster than one [`Store::lookup`] after
+    /// the other, since their memory accesses overlap.
+    ///
+    /// # Errors
+    /// Each answer has its own, as of [`Store::lookup`].
+    pub fn lookup_many(&self, scopes: &[Scope<'_>]) -> Vec<Result<Option<Status>>> {
+        self.0.engine.look_up_many(scopes)
     }
 
     /// [`Store::lookup`] as a future.
@@ -359,7 +398,8 @@ impl Store {
 
 impl Handle {
     fn close(&self) -> Result<()> {
-        let closed = self.engine.close();
+        // Only the caller who closes frees the directory: what it still writes belongs to it.
+        let Some(closed) = self.engine.close() else { return Err(Error::Closed) };
         if let Some(workers) = &self.workers {
             workers.stop();
         }

@@ -11,9 +11,8 @@ use crate::engine::outcome::{
 use crate::engine::ticket::Ticket;
 use crate::engine::{Act, Deed, Engine, Shard};
 use crate::error::{Error, Result};
-use crate::format::record::Ended;
 use crate::index::{Candidates, shard_of};
-use crate::location::Location;
+use crate::location::{Location, Lsn};
 use crate::log::writer::{NewClaim, Staged, Wait};
 use crate::log::{Facts, OpenClaim};
 use crate::scope::{Fingerprint, Scope, Token};
@@ -22,6 +21,9 @@ use crate::time::Reading;
 
 /// The longest that a caller is asked to wait before it asks again.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
+
+/// So many memory accesses are worth having under way at once.
+const AT_ONCE: usize = 16;
 
 /// A claim that was staged, and its permit's checkpoint.
 pub(crate) struct Grant {
@@ -32,6 +34,8 @@ pub(crate) struct Grant {
 /// What a claim came to; a grant counts only once it is settled.
 pub(crate) enum Admitted {
     Staged(Grant, Staged<Deed>),
+    /// Settled already.
+    Granted(Grant),
     Answer(Answer),
 }
 
@@ -52,22 +56,84 @@ struct Before<'a> {
 }
 
 /// How a caller takes part.
+#[derive(Clone, Copy)]
 pub(crate) struct Caller<'a> {
+    pub(crate) wait: Wait,
     /// Where an async caller is told.
     pub(crate) ticket: Option<&'a Arc<Ticket>>,
     /// Who is to be woken when a running operation ends.
     pub(crate) signal: Option<&'a Arc<Signal>>,
 }
 
-impl Caller<'_> {
-    fn wait(&self) -> Wait {
-        if self.ticket.is_some() { Wait::Async } else { Wait::Blocking }
+impl<'a> Caller<'a> {
+    pub(crate) const BLOCKING: Caller<'static> =
+        Caller { wait: Wait::Blocking, ticket: None, signal: None };
+    /// One of many that one sync will settle.
+    const ONE_OF_MANY: Caller<'static> = Caller { wait: Wait::Many, ticket: None, signal: None };
+
+    pub(crate) fn of_future(ticket: &'a Arc<Ticket>, signal: Option<&'a Arc<Signal>>) -> Self {
+        Caller { wait: Wait::Async, ticket: Some(ticket), signal }
     }
 }
 
 impl Engine {
     pub(crate) fn keyed(&self, scope: Scope<'_>) -> Result<Keyed> {
         Keyed::new(scope, &self.hash_key)
+    }
+
+    /// Claims many scopes with one commit; the answers come in order.
+    pub(crate) fn admit_many(&self, asked: &[(Scope<'_>, Fingerprint)]) -> Vec<Result<Admitted>> {
+        let mut answers = Vec::with_capacity(asked.len());
+        let mut staged_later = false;
+        for chunk in asked.chunks(AT_ONCE) {
+            let keyed = self.keyed_ahead(chunk.iter().map(|(scope, _)| *scope));
+            for (keyed, (_, fingerprint)) in keyed.into_iter().zip(chunk) {
+                let caller = Caller::ONE_OF_MANY;
+                let answer = keyed.and_then(|keyed| self.admit(&keyed, *fingerprint, &caller));
+                answers.push(answer.map(|answer| match answer {
+                    Admitted::Staged(grant, Staged::Now(deed)) => {
+                        self.publish_now(deed);
+                        Admitted::Granted(grant)
+                    }
+                    answer => {
+                        staged_later |= matches!(answer, Admitted::Staged(..));
+                        answer
+                    }
+                }));
+            }
+        }
+        if staged_later {
+            let settled = self.sync_staged();
+            for answer in &mut answers {
+                if let Ok(Admitted::Staged(grant, _)) = answer
+                    && let Err(error) = &settled
+                {
+                    // Whether it is durable is in doubt, and nobody will run it.
+                    self.dropped(grant.hash, grant.open.facts.token);
+                    *answer = Err(error.clone());
+                }
+            }
+        }
+        answers
+    }
+
+    /// What many scopes hold; the answers come in order.
+    pub(crate) fn look_up_many(&self, scopes: &[Scope<'_>]) -> Vec<Result<Option<Status>>> {
+        let mut found = Vec::with_capacity(scopes.len());
+        for chunk in scopes.chunks(AT_ONCE) {
+            let keyed = self.keyed_ahead(chunk.iter().copied());
+            found.extend(keyed.into_iter().map(|keyed| keyed.and_then(|k| self.look_up(&k))));
+        }
+        found
+    }
+
+    /// Hashes a few scopes and asks the memory for their lines, so that those come together.
+    fn keyed_ahead<'a>(&self, scopes: impl Iterator<Item = Scope<'a>>) -> Vec<Result<Keyed>> {
+        let keyed: Vec<_> = scopes.map(|scope| self.keyed(scope)).collect();
+        for keyed in keyed.iter().flatten() {
+            self.shard(keyed.hash).lock().index.prefetch(keyed.hash);
+        }
+        keyed
     }
 
     /// Claims a scope, or says why not. Where a caller brings a signal and the answer is that
@@ -163,7 +229,7 @@ impl Engine {
             return Ok(None);
         };
         self.lapse(entry, now);
-        if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open, now) {
+        if entry.is_orphan() && !entry.permit && self.is_expired(entry, now) {
             let (open, replaced) = (entry.open.clone(), entry.replaced);
             self.log.append_expiry(&open.facts, now)?;
             self.counters.orphans_expired.add(1);
@@ -183,6 +249,8 @@ impl Engine {
         }
         let answer = self.answer_open(entry, fingerprint, now)?;
         if let (Answer::InProgress(_), Some(signal)) = (&answer, caller.signal) {
+            // Whoever closes wakes those who wait, after it has said so.
+            self.check_closed()?;
             shard.inflight.wait(keyed.hash, Arc::clone(signal));
         }
         Ok(Some(Admitted::Answer(answer)))
@@ -244,21 +312,21 @@ impl Engine {
             ticket: caller.ticket.cloned(),
             staged_at: now.monotonic,
         };
-        let staged = self.log.stage_claim(&new, now, caller.wait(), deed);
-        let (facts, staged) = staged.inspect_err(|error| {
+        let staged = self.log.stage_claim(&new, now, caller.wait, deed);
+        let (open, staged) = staged.inspect_err(|error| {
             if matches!(error, Error::Full { .. }) {
                 self.counters.refused.add(1);
             }
         })?;
         self.counters.granted.add(1);
-        let checkpoint = previous.and_then(|previous| previous.checkpoint.clone());
-        let open = OpenClaim { facts, ended: Ended::No, checkpoint };
         let entry = Entry {
             open: open.clone(),
             state: State::Staged,
             deadline: Duration::MAX,
             permit: true,
             replaced,
+            alive_ms: 0,
+            progress: Lsn::ZERO,
         };
         shard.inflight.insert(hash, entry);
         shard.changes += 1;
@@ -305,7 +373,7 @@ impl Engine {
                     if !entry.is_orphan() {
                         return Ok(Some(Status::InProgress(self.in_progress(entry, now))));
                     }
-                    let live = entry.permit || !self.is_expired(&entry.open, now);
+                    let live = entry.permit || !self.is_expired(entry, now);
                     return Ok(
                         live.then(|| Status::Orphaned(OrphanInfo { open: entry.open.clone() }))
                     );

@@ -191,6 +191,7 @@ impl Engine {
         let open = OpenClaim { ended: Ended::Failed, ..entry.open.clone() };
         let staged = self.stage_progress(hash, open, None, ticket, now).map_err(no_room)?;
         entry.open.ended = Ended::Failed;
+        entry.alive_ms = now.latest_ms;
         entry.permit = false;
         entry.state = State::Ending;
         self.count_orphaned(Ended::Failed);
@@ -232,10 +233,13 @@ impl Engine {
     ) -> Result<Staged<Deed>> {
         let token = open.facts.token;
         let checkpoint = if saved.is_some() { open.checkpoint.clone() } else { None };
-        let act = Act::Progress { ended: open.ended, checkpoint };
-        let staged_at = now.monotonic;
-        let deed = Deed { hash, token, act, ticket: ticket.cloned(), staged_at };
-        self.log.stage_progress(open, saved, now, wait_of(ticket), deed)
+        let (ended, staged_at, ticket) = (open.ended, now.monotonic, ticket.cloned());
+        let wait = wait_of(ticket.as_ref());
+        let deed = |lsn| {
+            let act = Act::Progress { ended, checkpoint, lsn };
+            Deed { hash, token, act, ticket, staged_at }
+        };
+        self.log.stage_progress(open, saved, now, wait, deed)
     }
 
     /// Extends the lease of an attempt; no I/O.
@@ -245,6 +249,7 @@ impl Engine {
         let mut shard = self.shard(hash).lock();
         let entry = self.endable(shard.inflight.current(hash, token), By::Permit, now)?;
         entry.open.ended = Ended::No;
+        entry.alive_ms = now.latest_ms;
         entry.deadline = now.monotonic + self.config.lease;
         Ok(())
     }
@@ -255,10 +260,15 @@ impl Engine {
     }
 
     fn orphaned(&self, hash: u64, token: Token, ended: Ended) {
+        let alive_ms = self.now().latest_ms;
         let signals = {
             let mut shard = self.shard(hash).lock();
             let Some(entry) = shard.inflight.current(hash, token) else { return };
-            if !std::mem::take(&mut entry.permit) || entry.state != State::Open {
+            if !std::mem::take(&mut entry.permit) {
+                return;
+            }
+            entry.alive_ms = alive_ms;
+            if entry.state != State::Open {
                 return;
             }
             if entry.open.ended == Ended::No {
@@ -279,7 +289,7 @@ impl Engine {
             return Ok(None);
         };
         self.lapse(entry, now);
-        let is_live = entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open, now));
+        let is_live = entry.is_orphan() && (entry.permit || !self.is_expired(entry, now));
         Ok(is_live.then(|| entry.open.clone()))
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::format::record::Ended;
-use crate::location::Location;
+use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
 use crate::numbered::ByNumber;
 use crate::scope::Token;
@@ -38,6 +38,11 @@ pub(crate) struct Entry {
     pub(crate) permit: bool,
     /// The expired response that its completion will replace.
     pub(crate) replaced: Option<Location>,
+    /// When its permit was last seen alive, in store time; 0 where that says no more than the
+    /// claim itself.
+    pub(crate) alive_ms: u64,
+    /// The newest PROGRESS that was published.
+    pub(crate) progress: Lsn,
 }
 
 impl Entry {

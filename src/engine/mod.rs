@@ -32,7 +32,7 @@ use crate::engine::ticket::Ticket;
 use crate::error::{Error, Result};
 use crate::format::record::Ended;
 use crate::index::{Index, hashes_of, shard_of};
-use crate::location::Location;
+use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
 use crate::log::writer::{Log, Staged};
 use crate::recovery::Recovered;
@@ -94,7 +94,7 @@ enum Act {
     Open,
     Complete(Location),
     Release,
-    Progress { ended: Ended, checkpoint: Option<Arc<[u8]>> },
+    Progress { ended: Ended, checkpoint: Option<Arc<[u8]>>, lsn: Lsn },
 }
 
 impl Engine {
@@ -118,6 +118,11 @@ impl Engine {
             counters: Counters::default(),
             closed: AtomicBool::new(false),
         };
+        for (number, shard) in engine.shards.iter().enumerate() {
+            if shard.0.lock().index.is_asked_to_grow() {
+                engine.growing.lock().push(number);
+            }
+        }
         for mut open in recovered.open {
             if open.ended == Ended::No {
                 open.ended = Ended::Crash;
@@ -130,6 +135,8 @@ impl Engine {
                 deadline: Duration::ZERO,
                 permit: false,
                 replaced: None,
+                alive_ms: 0,
+                progress: Lsn::ZERO,
             };
             engine.shard(hash).lock().inflight.insert(hash, entry);
         }
@@ -206,6 +213,11 @@ impl Engine {
         self.promise()
     }
 
+    /// Makes what was staged durable.
+    fn sync_staged(&self) -> Result<()> {
+        self.log.sync(&|deed, outcome| self.publish(deed, outcome))
+    }
+
     /// Lets the log promise that its last batch is durable.
     pub(crate) fn promise(&self) -> Result<()> {
         self.log.promise(&|deed, outcome| self.publish(deed, outcome))
@@ -269,9 +281,12 @@ impl Engine {
                 Some(_) => shard.inflight.next_waiting(hash).into_iter().collect(),
                 None => Vec::new(),
             },
-            Act::Progress { ended, checkpoint } => {
+            Act::Progress { ended, checkpoint, lsn } => {
                 let Some(entry) = shard.inflight.current(hash, token) else { return Vec::new() };
-                if checkpoint.is_some() {
+                // Two that were staged one after the other may be published the other way round.
+                let newer = *lsn > entry.progress;
+                entry.progress = entry.progress.max(*lsn);
+                if checkpoint.is_some() && newer {
                     entry.open.checkpoint.clone_from(checkpoint);
                 }
                 if *ended == Ended::No {
@@ -298,13 +313,15 @@ impl Engine {
         let running = entry.state == State::Open && entry.open.ended == Ended::No;
         if running && now.monotonic >= entry.deadline {
             entry.open.ended = Ended::LeaseLapsed;
+            entry.alive_ms = now.latest_ms;
             self.count_orphaned(Ended::LeaseLapsed);
         }
     }
 
     /// Whether nobody resolved an orphan for a whole ttl.
-    fn is_expired(&self, open: &OpenClaim, now: Reading) -> bool {
-        let expires_ms = open.facts.attempted_ms.saturating_add(self.config.ttl_ms());
+    fn is_expired(&self, entry: &Entry, now: Reading) -> bool {
+        let ended_ms = entry.open.facts.attempted_ms.max(entry.alive_ms);
+        let expires_ms = ended_ms.saturating_add(self.config.ttl_ms());
         now.now_ms >= expires_ms
     }
 
@@ -316,7 +333,7 @@ impl Engine {
         for shard in &self.shards {
             for (_, entry) in shard.0.lock().inflight.iter_mut() {
                 self.lapse(entry, now);
-                if entry.is_orphan() && (entry.permit || !self.is_expired(&entry.open, now)) {
+                if entry.is_orphan() && (entry.permit || !self.is_expired(entry, now)) {
                     orphans.push(entry.open.clone());
                 }
             }
@@ -327,15 +344,18 @@ impl Engine {
 
     /// Ends every orphan that is past its ttl.
     pub(crate) fn expire_orphans(&self) -> Result<u64> {
-        let mut expired = 0;
+        let (mut expired, mut failed) = (0, None);
         for shard in &self.shards {
             let mut shard = shard.0.lock();
             let now = self.now();
             let mut past = Vec::new();
             for (hash, entry) in shard.inflight.iter_mut() {
                 self.lapse(entry, now);
-                if entry.is_orphan() && !entry.permit && self.is_expired(&entry.open, now) {
-                    self.log.append_expiry(&entry.open.facts, now)?;
+                if entry.is_orphan() && !entry.permit && self.is_expired(entry, now) {
+                    failed = self.log.append_expiry(&entry.open.facts, now).err();
+                    if failed.is_some() {
+                        break;
+                    }
                     past.push((hash, entry.token()));
                 }
             }
@@ -344,12 +364,15 @@ impl Engine {
                 shard.changes += 1;
                 expired += 1;
             }
+            if failed.is_some() {
+                break;
+            }
         }
         self.counters.orphans_expired.add(expired);
         if expired > 0 {
             self.log.sync(&|deed, outcome| self.publish(deed, outcome))?;
         }
-        Ok(expired)
+        failed.map_or(Ok(expired), Err)
     }
 
     /// Removes what the index still says of dropped segments.
@@ -405,14 +428,15 @@ impl Engine {
         if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    pub(crate) fn close(&self) -> Result<()> {
+    /// `None` where somebody closed it before.
+    pub(crate) fn close(&self) -> Option<Result<()>> {
         // Pairs with the load in `check_closed`.
         if self.closed.swap(true, Ordering::AcqRel) {
-            return Err(Error::Closed);
+            return None;
         }
         let closed = self.log.close(&|deed, outcome| self.publish(deed, outcome));
         self.wake_all();
-        closed
+        Some(closed)
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, Waker};
 
 use crate::error::Result;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, wake};
 
 #[derive(Debug, Default)]
 pub(crate) struct Ticket {
@@ -28,20 +28,22 @@ impl Ticket {
             (state.waker.take(), state.abandoned)
         };
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
         abandoned
     }
 
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let waker = cx.waker().clone();
         let mut state = self.state.lock();
-        match &state.outcome {
-            Some(outcome) => Poll::Ready(outcome.clone()),
-            None => {
-                state.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(outcome) = &state.outcome {
+            return Poll::Ready(outcome.clone());
         }
+        let old = state.waker.replace(waker);
+        drop(state);
+        // Dropped without the lock: a waker is somebody else's code.
+        drop(old);
+        Poll::Pending
     }
 
     /// Says that nobody will take the outcome, which is returned if there is one already.

@@ -36,7 +36,7 @@ const FULL_AT: usize = 985;
 /// A table that was just made larger is at most this full.
 const GROWN_LOAD: f64 = 0.9;
 /// A table sized for its keys is this full when they are all there.
-const SIZED_LOAD: f64 = 0.955;
+const SIZED_LOAD: f64 = 0.958;
 
 /// The shard of a hash.
 pub(crate) fn shard_of(hash: u64) -> usize {
@@ -81,6 +81,8 @@ pub(crate) struct Index {
     table: Table,
     overflow: BTreeSet<(u64, Location)>,
     recent: Vec<(u64, Location)>,
+    /// Places that were removed and that the hints may still name.
+    forgotten: Vec<(u64, Location)>,
     growth: Growth,
     /// How many keys the table is sized for, where that is known.
     sized_for: usize,
@@ -116,7 +118,11 @@ pub(crate) struct Larger {
 impl Larger {
     pub(crate) fn add(&mut self, hash: u64, location: Location) {
         // What was dropped before the filling began is not a place that the table can name.
-        if location.segment() >= self.floor && !self.table.insert(hash, location) {
+        let place = (hash, location);
+        if location.segment() >= self.floor
+            && !self.overflow.contains(&place)
+            && !self.table.insert(hash, location)
+        {
             self.overflow.insert((hash, location));
         }
     }
@@ -140,10 +146,16 @@ impl Index {
             table: Table::new(lines_for(shard, 0, sized_for), floor),
             overflow: BTreeSet::new(),
             recent: Vec::new(),
+            forgotten: Vec::new(),
             growth: Growth::None,
             sized_for,
             floor,
         }
+    }
+
+    /// Asks the memory for what a look at `hash` will need.
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.table.prefetch(hash);
     }
 
     /// Every place where a response of a scope with this hash may be, in segments from `oldest`.
@@ -171,6 +183,9 @@ impl Index {
         location: Location,
         replaced: Option<Location>,
     ) -> bool {
+        if location.segment() < self.floor {
+            return false;
+        }
         self.recent.push((hash, location));
         if let Growth::Running(delta) = &mut self.growth {
             delta.push(Change { hash, location, replaced });
@@ -185,13 +200,15 @@ impl Index {
 
     fn apply(&mut self, change: Change) {
         let Change { hash, location, replaced } = change;
-        if let Some(replaced) = replaced {
-            if self.table.replace(hash, replaced, location) {
-                return;
-            }
+        if location.segment() < self.floor {
+            return;
+        }
+        if let Some(replaced) = replaced
+            && !self.table.remove(hash, replaced)
+        {
             self.overflow.remove(&(hash, replaced));
         }
-        if !self.table.insert(hash, location) {
+        if !self.overflow.contains(&(hash, location)) && !self.table.insert(hash, location) {
             self.overflow.insert((hash, location));
         }
     }
@@ -199,7 +216,12 @@ impl Index {
     fn wants_room(&self) -> bool {
         let sized = self.len() <= self.sized_for as u64;
         let at = if sized { GROW_SIZED_AT } else { GROW_AT };
-        !self.overflow.is_empty() || self.table.used() * 1000 >= self.table.slots() * at
+        self.len() * 1000 >= (self.table.slots() * at) as u64
+    }
+
+    /// Whether a larger table was asked for.
+    pub(crate) fn is_asked_to_grow(&self) -> bool {
+        matches!(self.growth, Growth::Asked)
     }
 
     /// Whether a caller who is about to add a key should see to a larger table first.
@@ -220,11 +242,16 @@ impl Index {
             self.overflow.remove(&(hash, location));
         }
         self.recent.retain(|&recent| recent != (hash, location));
+        self.forgotten.push((hash, location));
     }
 
     /// Begins to fill a larger table, unless that is under way. To be finished or given up.
     pub(crate) fn begin_growth(&mut self) -> Option<Larger> {
-        if matches!(self.growth, Growth::Running(_)) || !self.wants_room() {
+        if matches!(self.growth, Growth::Running(_)) {
+            return None;
+        }
+        if !self.wants_room() {
+            self.growth = Growth::None;
             return None;
         }
         let (used, lines) = (self.table.used() + self.overflow.len(), self.table.lines());
@@ -252,9 +279,15 @@ impl Index {
         let growth = std::mem::replace(&mut self.growth, Growth::None);
         let Growth::Running(delta) = growth else { unreachable!("a growth that began") };
         (self.table, self.overflow) = (larger.table, larger.overflow);
-        delta.into_iter().for_each(|change| self.apply(change));
         if self.floor > larger.floor {
+            // First: a segment number that was used again since is an old one to this table.
             self.sweep(self.floor);
+        }
+        delta.into_iter().for_each(|change| self.apply(change));
+        for &(hash, location) in &self.forgotten {
+            if !self.table.remove(hash, location) {
+                self.overflow.remove(&(hash, location));
+            }
         }
     }
 
@@ -273,6 +306,7 @@ impl Index {
             }
         }
         self.recent.retain(|(_, location)| location.segment() >= oldest);
+        self.forgotten.retain(|(_, location)| location.segment() >= oldest);
         self.floor = self.floor.max(oldest);
     }
 
@@ -292,7 +326,7 @@ impl Index {
     /// The memory of the table and what overflowed, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         // An entry of the overflow takes about 24 bytes of a tree node.
-        (self.table.lines() * size_of::<line::Line>() + self.overflow.len() * 24) as u64
+        (self.table.bytes() + self.overflow.len() * 24) as u64
     }
 
     /// The memory of the hashes that no hint file holds yet, in bytes.
@@ -317,3 +351,6 @@ fn lines_for(shard: usize, keys: usize, sized_for: usize) -> usize {
 fn whole(number: f64) -> usize {
     number.ceil() as usize
 }
+
+#[cfg(test)]
+mod tests;

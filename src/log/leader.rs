@@ -4,8 +4,12 @@
 //! it, it hands leadership to a blocking caller of the next batch, else to the committer thread.
 //! There is no timer: a batch is what gathered while the one before it was synced.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::location::Lsn;
 use crate::log::commit::{Batch, PoisonOnUnwind, Turn};
@@ -65,10 +69,9 @@ impl<D> Log<D> {
     pub(in crate::log) fn sync_staged(&self, publish: Publish<'_, D>) -> Result<()> {
         let (batch, lead) = {
             let mut state = self.state.lock();
-            self.check_poison()?;
             let idle = state.deeds.is_empty() && !state.staging.dirty;
             if idle && !state.leading {
-                return Ok(());
+                return self.check_poison();
             }
             state.blocking += 1;
             let lead = !state.leading;
@@ -78,23 +81,32 @@ impl<D> Log<D> {
         self.settle(Staged::Later { batch, lead }, publish)
     }
 
-    /// Commits batch after batch until somebody else leads or nothing is staged. The caller holds
-    /// leadership.
+    /// Commits a batch, and those behind it that nobody else will. The caller holds leadership.
     fn lead(&self, publish: Publish<'_, D>) {
-        while self.commit_batch(publish) == Next::Again {}
+        while self.commit_batch(publish) == Next::Nobody {
+            let mut state = self.state.lock();
+            if state.leading || state.deeds.is_empty() {
+                return;
+            }
+            state.leading = true;
+        }
     }
 
     /// Writes and syncs one batch, hands on, and publishes it.
     fn commit_batch(&self, publish: Publish<'_, D>) -> Next {
-        let work = self.take_work();
+        let mut work = self.take_work();
         let batch = Arc::clone(&work.batch);
-        let guard = PoisonOnUnwind::armed(|error| self.abandon(&batch, &error));
+        let deeds = RefCell::new(VecDeque::from(std::mem::take(&mut work.deeds)));
+        let guard =
+            PoisonOnUnwind::armed(|error| self.abandon(&batch, deeds.take(), publish, &error));
         let outcome = self.check_poison().and_then(|()| self.make_durable(&work));
         if let Err(error) = &outcome {
             self.set_poison(error);
         }
         let next = self.hand_over(&work, &outcome);
-        for deed in work.deeds {
+        loop {
+            let deed = deeds.borrow_mut().pop_front();
+            let Some(deed) = deed else { break };
             publish(deed, outcome.clone());
         }
         work.batch.finish(outcome);
@@ -164,45 +176,57 @@ impl<D> Log<D> {
         Ok(())
     }
 
-    /// Gives leadership to the next batch. After a failure the caller keeps it, to fail that
-    /// batch too.
+    /// Gives leadership to the next batch, or up. Nobody leads while a batch is published: wakers
+    /// are other people's code, and may come back to the store.
     fn hand_over(&self, work: &Work<D>, outcome: &Result<()>) -> Next {
         let mut state = self.state.lock();
         state.syncing_since = None;
-        let idle = state.deeds.is_empty() && state.blocking == 0;
         if outcome.is_ok() {
             state.staging.durable = work.upto;
-        } else if !idle {
-            return Next::Again;
         }
         if state.blocking > 0 {
             state.batch.hand_over();
-            return Next::Other;
-        }
-        if !state.deeds.is_empty() && self.helpers.get().is_none() {
-            return Next::Again;
+            return Next::Somebody;
         }
         state.leading = false;
+        if let (Some(since), Durability::Buffered { sync_every }) =
+            (state.staging.unsynced_since, self.durability)
+        {
+            // Its alarm may have gone off while this batch was under way.
+            self.help(|helpers| helpers.commit_due(Some(since + sync_every / 2)));
+        }
+        if !state.deeds.is_empty() && self.helpers.get().is_none() {
+            return Next::Nobody;
+        }
         let idle = state.deeds.is_empty();
         self.help(|helpers| if idle { helpers.went_idle() } else { helpers.commit_due(None) });
-        Next::Other
+        Next::Somebody
     }
 
     /// A panic in the middle of a commit: nothing more is acknowledged, and nobody waits for ever.
-    fn abandon(&self, batch: &Batch, error: &Error) {
+    fn abandon(&self, batch: &Batch, deeds: VecDeque<D>, publish: Publish<'_, D>, error: &Error) {
         self.set_poison(error);
-        let mut state = self.state.lock();
-        state.leading = false;
-        state.batch.finish(Err(error.clone()));
+        let staged = {
+            let mut state = self.state.lock();
+            state.leading = false;
+            state.batch.finish(Err(error.clone()));
+            std::mem::take(&mut state.deeds)
+        };
         batch.finish(Err(error.clone()));
+        for deed in deeds.into_iter().chain(staged) {
+            // A second panic while the first unwinds would end the process.
+            let told = AssertUnwindSafe(|| publish(deed, Err(error.clone())));
+            catch_unwind(told).ok();
+        }
     }
 }
 
-/// Who commits after this batch.
+/// Who sees to the next batch, if there is one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Next {
-    Again,
-    Other,
+    Somebody,
+    /// Without helpers whoever led this one goes on, once it is published.
+    Nobody,
 }
 
 struct Work<D> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clock::real_monotonic;
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::format::record::{self, Complete, Draft, Ended, Freed};
+use crate::format::record::{self, CHECKPOINT_BYTES_MAX, Complete, Draft, Ended, Freed};
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints::Checkpoints;
 use crate::log::commit::Batch;
@@ -70,6 +70,8 @@ pub(in crate::log) struct State<D> {
 pub(crate) enum Wait {
     Blocking,
     Async,
+    /// Nobody waits yet: who staged many will sync them all.
+    Many,
 }
 
 /// A record that was staged.
@@ -177,9 +179,9 @@ impl<D> Log<D> {
         now: Reading,
         wait: Wait,
         deed: impl FnOnce(&Arc<Facts>) -> D,
-    ) -> Result<(Arc<Facts>, Staged<D>)> {
-        let checkpoint = new.previous.and_then(|previous| previous.checkpoint.as_deref());
-        let bytes = record::carried_bytes(new.scope.len(), checkpoint.map_or(0, <[u8]>::len));
+    ) -> Result<(OpenClaim, Staged<D>)> {
+        let checkpoint_bytes = if new.previous.is_some() { CHECKPOINT_BYTES_MAX } else { 0 };
+        let bytes = record::carried_bytes(new.scope.len(), checkpoint_bytes);
         let mut state = self.begin(now.now_ms, bytes)?;
         let staging = &mut state.staging;
         // An orphan's time counts from the latest that could be true, as a response's does.
@@ -187,9 +189,15 @@ impl<D> Log<D> {
         let mut open = OpenClaim {
             facts: Arc::new(new.facts(staging.time_ms, attempted_ms)),
             ended: Ended::No,
-            checkpoint: new.previous.and_then(|previous| previous.checkpoint.clone()),
+            checkpoint: None,
         };
-        let freed = new.previous.map_or(0, carried_bytes);
+        let mut freed = 0;
+        if let Some(previous) = new.previous {
+            // What was saved last, published or not.
+            let newest = staging.open.get(&previous.facts.token).unwrap_or(previous);
+            open.checkpoint.clone_from(&newest.checkpoint);
+            freed = carried_bytes(newest);
+        }
         if staging.carry_bytes + carried_bytes(&open) - freed > self.maker.segment_bytes / 4 {
             return Err(Error::Full { what: "open claims take a quarter of a segment" });
         }
@@ -218,9 +226,9 @@ impl<D> Log<D> {
         if let Some(previous) = new.previous {
             state.staging.remove_open(previous.facts.token);
         }
-        state.staging.insert_open(open);
+        state.staging.insert_open(open.clone());
         let deed = deed(&facts);
-        Ok((facts, self.staged(&mut state, deed, now.real, wait)))
+        Ok((open, self.staged(&mut state, deed, now.real, wait)))
     }
 
     /// Stages a COMPLETE.
@@ -276,7 +284,7 @@ impl<D> Log<D> {
         saved: Option<&[u8]>,
         now: Reading,
         wait: Wait,
-        deed: D,
+        deed: impl FnOnce(Lsn) -> D,
     ) -> Result<Staged<D>> {
         let parts = saved.map(|bytes| [bytes]);
         let value = parts.as_ref().map_or(&[][..], |parts| &parts[..]);
@@ -293,9 +301,9 @@ impl<D> Log<D> {
         if saved.is_some() && carry > self.maker.segment_bytes / 4 {
             return Err(Error::Full { what: "open claims take a quarter of a segment" });
         }
-        self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
+        let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
         state.staging.insert_open(open);
-        Ok(self.staged(&mut state, deed, now.real, wait))
+        Ok(self.staged(&mut state, deed(placed.lsn), now.real, wait))
     }
 
     /// Takes the lock to stage at most so many bytes.
@@ -350,10 +358,15 @@ impl<D> Log<D> {
             }
         }
         state.deeds.push(deed);
-        let lead = !state.leading && (wait == Wait::Blocking || self.helpers.get().is_none());
+        let unhelped = self.helpers.get().is_none();
+        let lead = match wait {
+            Wait::Blocking => !state.leading,
+            Wait::Async => !state.leading && unhelped,
+            Wait::Many => false,
+        };
         if lead {
             state.leading = true;
-        } else if !state.leading {
+        } else if wait == Wait::Async && !state.leading {
             self.help(|helpers| helpers.commit_due(None));
         }
         if wait == Wait::Blocking {
