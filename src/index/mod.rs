@@ -354,3 +354,6 @@ fn whole(number: f64) -> usize {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod bars;
