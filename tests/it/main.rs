@@ -14,6 +14,7 @@ mod fixtures;
 mod kill;
 mod layering;
 mod model;
+mod recovery_edges;
 mod restart;
 mod smoke;
 mod support;

@@ -6,5 +6,6 @@ mod expiry;
 mod futures;
 mod limits;
 mod states;
-mod support;
+pub(crate) mod support;
+mod upkeep;
 mod winner;

@@ -1,14 +1,15 @@
 //! A small world to test in: a simulated disk, a clock moved by hand, an executor, and a gate that
-//! holds syncs back.
+//! holds syncs back and can be out of room.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use oncelog::storage::{Access, File, Storage};
 use oncelog::{
@@ -28,7 +29,7 @@ pub(crate) const BUFFERED: Durability =
     Durability::Buffered { sync_every: Duration::from_secs(3_600) };
 
 /// A test that waits longer than this for something to happen has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn scope(key: &str) -> Scope<'_> {
     Scope { organization: "acme", method: "POST", path: "/v1/contacts", key }
@@ -130,13 +131,11 @@ pub(crate) fn kind(store: &Store, key: &str) -> &'static str {
 
 /// Calls until it is true; other threads make it so.
 pub(crate) fn until(mut is_true: impl FnMut() -> bool) {
-    for _ in 0..100_000_000_u64 {
-        if is_true() {
-            return;
-        }
+    let began = Instant::now();
+    while !is_true() {
+        assert!(began.elapsed() < PATIENCE, "it never came true");
         std::thread::yield_now();
     }
-    panic!("it never came true");
 }
 
 /// A waker that counts.
@@ -194,7 +193,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A simulated disk whose syncs of files can be held back.
+/// A simulated disk whose syncs of files can be held back, and which can be full.
 #[derive(Clone, Debug)]
 pub(crate) struct GateDisk {
     disk: SimDisk,
@@ -211,6 +210,9 @@ struct Gate {
 struct GateState {
     closed: bool,
     blocked: usize,
+    full: bool,
+    /// The names of the threads that asked for room and got none.
+    refused: BTreeSet<String>,
 }
 
 /// The gate is closed until this is dropped.
@@ -242,6 +244,20 @@ impl GateDisk {
     pub(crate) fn hold(&self) -> Held {
         lock(&self.gate.state).closed = true;
         Held(Arc::clone(&self.gate))
+    }
+
+    /// Nothing more can be allocated until there is room again.
+    pub(crate) fn fill(&self) {
+        lock(&self.gate.state).full = true;
+    }
+
+    pub(crate) fn make_room(&self) {
+        lock(&self.gate.state).full = false;
+    }
+
+    /// Waits until this thread has been refused room.
+    pub(crate) fn await_refusal_of(&self, thread: &str) {
+        until(|| lock(&self.gate.state).refused.contains(thread));
     }
 
     fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
@@ -299,6 +315,13 @@ impl File for GateFile {
     }
 
     fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        let mut state = lock(&self.gate.state);
+        if state.full {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            state.refused.insert(name);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        drop(state);
         self.file.allocate(range)
     }
 
