@@ -1,0 +1,259 @@
+//! What a store does between calls, and beside them: it expires, it promises what is durable when
+//! it has gone quiet, and a full disk or a close in between harms nothing that was granted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use oncelog::{Claim, Clock, Durability, Error, ManualClock, Options, Permit, Store};
+
+use crate::contract::support::{
+    BUCKET, DAY, GateDisk, MS, PATIENCE, SEGMENT_BYTES, TTL, World, body, claim, granted, kind,
+    orphaned, run, scope, until,
+};
+use crate::support::disk::SimDisk;
+
+/// Buffered, and synced every so often by the committer.
+const OFTEN: Durability = Durability::Buffered { sync_every: Duration::from_millis(100) };
+
+/// A clock that counts how often it is read, and can stop whoever makes one of the readings.
+#[derive(Clone)]
+struct StallClock {
+    clock: ManualClock,
+    readings: Arc<AtomicU64>,
+    stall: Arc<Mutex<Option<Stall>>>,
+}
+
+struct Stall {
+    reading: u64,
+    came: Sender<()>,
+    go: Receiver<()>,
+}
+
+impl StallClock {
+    fn new(clock: ManualClock) -> StallClock {
+        StallClock { clock, readings: Arc::default(), stall: Arc::default() }
+    }
+
+    fn readings(&self) -> u64 {
+        self.readings.load(Ordering::SeqCst)
+    }
+
+    /// Stops the reader after so many more readings: it says so, and waits to be let go.
+    fn stall_after(&self, more: u64) -> (Receiver<()>, Sender<()>) {
+        let (came, has_come) = channel();
+        let (let_go, go) = channel();
+        *self.stall.lock().unwrap() = Some(Stall { reading: self.readings() + more, came, go });
+        (has_come, let_go)
+    }
+}
+
+impl Clock for StallClock {
+    fn wall(&self) -> SystemTime {
+        let reading = self.readings.fetch_add(1, Ordering::SeqCst);
+        let now = self.clock.wall();
+        let stall = self.stall.lock().unwrap().take_if(|stall| stall.reading == reading);
+        if let Some(Stall { came, go, .. }) = stall {
+            came.send(()).ok();
+            go.recv().ok();
+        }
+        now
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn moves_by_hand(&self) -> bool {
+        true
+    }
+}
+
+/// A store with larger segments, of which the disk gives a part at first.
+fn on_gate(options: Options) -> (Store, GateDisk) {
+    let disk = GateDisk::on(&SimDisk::new());
+    let options = options.segment_bytes(1 << 20);
+    (options.open_on(Arc::new(disk.clone())).expect("the store opens"), disk)
+}
+
+/// Takes an early claim, then lets the disk be full and uses up what the log has of it, to the
+/// last record that fits.
+fn filled(store: &Store, disk: &GateDisk) -> Permit {
+    let held = granted(claim(store, "held"));
+    let small = [0; 8].map(|_| granted(claim(store, &format!("small{}", store.stats().granted))));
+    disk.fill();
+    let refused = (0..).map(|n| store.claim(scope(&format!("k{n}")), body()));
+    let refused = refused.into_iter().find(|claimed| !matches!(claimed, Ok(Claim::Granted(_))));
+    assert!(matches!(refused, Some(Err(Error::Full { .. }))), "{refused:?}");
+    let released = small.map(|permit| permit.release().is_ok());
+    assert!(released.contains(&false), "there is room left");
+    held
+}
+
+fn oldest_segment(disk: &SimDisk) -> u64 {
+    let bytes = disk.read("CHECKPOINT").unwrap();
+    let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    // Of two slots the one of the higher generation counts.
+    if field(16) > field(4096 + 16) { field(24) } else { field(4096 + 24) }
+}
+
+#[test]
+fn an_orphan_from_a_held_time_is_kept_for_its_ttl_when_the_jump_is_accepted() {
+    let world = World::new();
+    let store = world.open();
+    run(&store, "old", b"created");
+    store.close().unwrap();
+    // Down for sixty days, which the store cannot know to be true.
+    world.clock.advance(60 * DAY);
+    let store = world.open();
+    assert!(store.stats().clock_held);
+    let permit = granted(claim(&store, "k"));
+    let operation = permit.operation();
+    drop(permit);
+    world.clock.advance(Duration::from_secs(3_601));
+    assert!(!store.stats().clock_held);
+    assert_eq!(orphaned(claim(&store, "k")).info().operation(), operation);
+    run(&store, "later", b"created");
+    store.close().unwrap();
+    let store = world.open();
+    assert!(!store.stats().clock_held);
+    assert_eq!(orphaned(claim(&store, "k")).info().operation(), operation);
+    world.clock.advance(TTL);
+    assert_eq!(kind(&store, "k"), "free");
+}
+
+#[test]
+fn an_expire_under_way_when_the_store_closes_writes_nothing_afterwards() {
+    let world = World::new();
+    // The last reading says what is due, the one before it whether a bucket has ended.
+    for from_the_end in [1, 2] {
+        let world = world.on(SimDisk::new());
+        let clock = StallClock::new(world.clock.clone());
+        let store = world.open_with(world.options().clock(clock.clone()));
+        let before = clock.readings();
+        store.expire().unwrap();
+        let readings = clock.readings() - before;
+        run(&store, "a", b"created");
+        world.clock.advance(BUCKET);
+        run(&store, "b", b"created");
+        world.clock.advance(TTL + BUCKET);
+        run(&store, "c", b"created");
+        let (has_come, let_go) = clock.stall_after(readings - from_the_end);
+        let other = store.clone();
+        let expiring = thread::spawn(move || other.expire());
+        has_come.recv_timeout(PATIENCE).unwrap();
+        store.close().unwrap();
+        let next = world.open();
+        let (steps, names) = (world.disk.steps(), world.disk.names());
+        let_go.send(()).unwrap();
+        let late = expiring.join().unwrap();
+        assert!(matches!(late, Err(Error::Closed)), "{from_the_end}: {late:?}");
+        assert_eq!((world.disk.steps(), world.disk.names()), (steps, names), "{from_the_end}");
+        drop(next);
+    }
+}
+
+#[test]
+fn expires_at_once_never_bring_a_dropped_segment_back() {
+    let world = World::new();
+    let disk = GateDisk::on(&world.disk);
+    let options = world.options().ttl(400 * DAY);
+    let store = options.open_on(Arc::new(disk.clone())).unwrap();
+    for number in 0..400 {
+        run(&store, &format!("k{number}"), b"created");
+        world.clock.advance(BUCKET);
+    }
+    let highest = AtomicU64::new(0);
+    thread::scope(|threads| {
+        let expire_all = || {
+            while highest.load(Ordering::SeqCst) < 400 {
+                world.clock.advance(BUCKET);
+                store.expire().unwrap();
+                let before = highest.load(Ordering::SeqCst);
+                let oldest = oldest_segment(&world.disk);
+                highest.fetch_max(oldest, Ordering::SeqCst);
+                assert!(oldest >= before, "{before} was the oldest, and then {oldest}");
+            }
+        };
+        let expiring = [0; 6].map(|_| threads.spawn(expire_all));
+        // Whoever syncs CHECKPOINT takes long, so that the others crowd behind.
+        while expiring.iter().any(|thread| !thread.is_finished()) {
+            let held = disk.hold();
+            thread::yield_now();
+            drop(held);
+        }
+    });
+    drop(store);
+    world.open();
+}
+
+#[test]
+fn expiry_runs_by_itself_while_the_store_is_busy() {
+    let disk = SimDisk::new();
+    let options = Store::options().segment_bytes(SEGMENT_BYTES);
+    let options = options.ttl(Duration::from_secs(1)).bucket(10 * MS);
+    let store = options.open_on(Arc::new(disk.clone())).unwrap();
+    let first = "0000000000000001.seg".to_owned();
+    let began = Instant::now();
+    for number in 0.. {
+        run(&store, &format!("k{number}"), &[1; 300]);
+        if !disk.names().contains(&first) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "nothing was dropped under load");
+    }
+}
+
+#[test]
+fn a_sync_of_a_full_disk_poisons_nothing() {
+    let (store, disk) = on_gate(World::new().options());
+    let held = filled(&store, &disk);
+    store.sync().unwrap();
+    disk.make_room();
+    held.complete(b"created").unwrap();
+}
+
+#[test]
+fn a_store_that_goes_quiet_on_a_full_disk_is_not_poisoned() {
+    let (store, disk) = on_gate(Store::options().durability(OFTEN));
+    let held = filled(&store, &disk);
+    // Once nothing happens any more, the committer asks for room for its promise.
+    disk.await_refusal_of("oncelog-commit");
+    disk.make_room();
+    held.complete(b"created").unwrap();
+}
+
+#[test]
+fn a_bucket_that_ends_on_a_full_disk_refuses_no_completion_that_fits() {
+    let world = World::new();
+    let (store, disk) = on_gate(world.options());
+    run(&store, "first", b"created");
+    let permit = granted(claim(&store, "held"));
+    disk.fill();
+    world.clock.advance(BUCKET);
+    permit.complete(b"created").unwrap();
+    assert_eq!(kind(&store, "held"), "completed");
+}
+
+/// Runs a scope and waits for the one record by which a quiet log promises its last batch.
+fn promises_by_itself(durability: Durability, kept_open: &[&str]) {
+    let store = World::new().open_with(Store::options().durability(durability));
+    let _open: Vec<Permit> = kept_open.iter().map(|key| granted(claim(&store, key))).collect();
+    run(&store, "k", b"created");
+    let before = store.stats().records;
+    until(|| store.stats().records > before);
+    assert_eq!(store.stats().records, before + 1);
+}
+
+#[test]
+fn a_quiet_buffered_log_promises_its_last_batch_with_a_claim_open_too() {
+    promises_by_itself(OFTEN, &[]);
+    promises_by_itself(OFTEN, &["open"]);
+}
+
+#[test]
+fn a_quiet_synced_log_promises_its_last_batch() {
+    promises_by_itself(Durability::Synced, &[]);
+}

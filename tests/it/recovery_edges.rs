@@ -1,0 +1,169 @@
+//! What an open makes of rare ends: damage that looks like a torn tail, files that mean harm, and
+//! crashes in the middle of a recovery.
+
+use std::sync::Arc;
+
+use oncelog::{Error, Store};
+
+use crate::contract::support::{
+    BUCKET, DAY, SEGMENT_BYTES, TTL, World, claim, granted, kind, run, start,
+};
+use crate::support::disk::{SimDisk, Survival};
+
+const FIRST_SEGMENT: &str = "0000000000000001.seg";
+/// Bytes of each of the two slots of CHECKPOINT, and of each of the two headers of a segment.
+const COPY_BYTES: usize = 4096;
+
+fn try_open(world: &World, disk: &SimDisk) -> Result<Store, Error> {
+    world.options().open_on(Arc::new(disk.clone()))
+}
+
+fn assert_corrupt(world: &World) {
+    let opened = try_open(world, &world.disk);
+    assert!(matches!(opened, Err(Error::Corrupt { .. })), "{opened:?}");
+}
+
+/// Where the zeros behind the last record of the first segment begin, rounded to a record's place.
+fn end_of_records(disk: &SimDisk) -> u64 {
+    let bytes = disk.read(FIRST_SEGMENT).unwrap();
+    let last = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    (last as u64 + 1).next_multiple_of(16)
+}
+
+fn store_id(disk: &SimDisk) -> [u8; 16] {
+    disk.read("SUPER").unwrap()[16..32].try_into().unwrap()
+}
+
+fn put(bytes: &mut [u8], at: usize, field: u64) {
+    bytes[at..at + 8].copy_from_slice(&field.to_le_bytes());
+}
+
+/// Puts the checksum of `fields` before them.
+fn reseal(bytes: &mut [u8], at: usize, seed: u32, fields: std::ops::Range<usize>) {
+    let sum = checksum(seed, &bytes[fields]);
+    bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn checksum(seed: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+#[test]
+fn damage_to_a_whole_short_epoch_is_no_torn_tail() {
+    let world = World::new();
+    let store = world.open();
+    run(&store, "first", &[7; 700]);
+    store.close().unwrap();
+    let store = world.open();
+    assert!(store.recovery().clean);
+    let from = end_of_records(&world.disk);
+    run(&store, "paid", b"created");
+    // The close writes CLEAN, syncs it, and dies as it writes CHECKPOINT.
+    world.disk.crash_at(world.disk.steps() + 2);
+    assert!(store.close().is_err());
+    let world = world.on(world.disk.after_power_cut(1, Survival::None));
+    let store = world.open();
+    assert!(store.recovery().clean, "{:?}", store.recovery());
+    assert_eq!(kind(&store, "paid"), "completed");
+    let to = end_of_records(&world.disk);
+    let _permit = granted(claim(&store, "next"));
+    let world = world.on(world.disk.after_kill());
+    for at in from..to {
+        world.disk.corrupt(FIRST_SEGMENT, at, 0xff);
+    }
+    assert_corrupt(&world);
+}
+
+#[test]
+fn a_checkpoint_cut_short_is_corrupt() {
+    let world = World::new();
+    world.open().close().unwrap();
+    let bytes = world.disk.read("CHECKPOINT").unwrap();
+    for length in [0, 100, COPY_BYTES, bytes.len() - 1] {
+        world.disk.write("CHECKPOINT", &bytes[..length]);
+        assert_corrupt(&world);
+    }
+}
+
+#[test]
+fn a_checkpoint_whose_oldest_segment_is_beyond_all_numbers_is_corrupt() {
+    let world = World::new();
+    world.open().close().unwrap();
+    let seed = checksum(0, &store_id(&world.disk));
+    let mut bytes = world.disk.read("CHECKPOINT").unwrap();
+    for slot in bytes.chunks_mut(COPY_BYTES) {
+        put(slot, 24, u64::MAX);
+        // Nothing is sealed, there is no tail, and nothing was durable.
+        slot[32..56].fill(0);
+        reseal(slot, 12, seed, 16..72);
+    }
+    world.disk.write("CHECKPOINT", &bytes);
+    world.disk.remove_durably(FIRST_SEGMENT);
+    assert_corrupt(&world);
+}
+
+/// A first segment with two PROMISEs, everything in it as it should be but for their LSN.
+fn forged_segment(store: [u8; 16], lsn: u64) -> Vec<u8> {
+    let (number, salt) = (1_u64, 77_u64);
+    let mut file = vec![0; SEGMENT_BYTES as usize];
+    file[..8].copy_from_slice(b"1clogseg");
+    file[8] = 1;
+    file[16..32].copy_from_slice(&store);
+    put(&mut file, 32, number);
+    put(&mut file, 40, salt);
+    put(&mut file, 48, lsn);
+    put(&mut file, 72, SEGMENT_BYTES);
+    reseal(&mut file, 12, 0, 16..80);
+    file.copy_within(..COPY_BYTES, COPY_BYTES);
+    let identity = [&store[..], &number.to_le_bytes(), &salt.to_le_bytes()].concat();
+    let identity = xxhash_rust::xxh3::xxh3_64(&identity);
+    for offset in [2 * COPY_BYTES, 2 * COPY_BYTES + 48] {
+        let place = (identity ^ offset as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let record = &mut file[offset..offset + 48];
+        record[8] = 9;
+        put(record, 26, lsn);
+        reseal(record, 4, 0, 34..48);
+        reseal(record, 0, (place >> 32) as u32, 4..34);
+    }
+    file
+}
+
+#[test]
+fn a_forged_lsn_is_corrupt_and_no_panic() {
+    let world = World::new();
+    world.open().close().unwrap();
+    for lsn in [u64::MAX, 1 << 63] {
+        world.disk.write(FIRST_SEGMENT, &forged_segment(store_id(&world.disk), lsn));
+        assert_corrupt(&world);
+    }
+}
+
+#[test]
+fn store_time_does_not_go_back_when_a_recovery_that_makes_the_tail_anew_is_cut_short() {
+    let world = World::new();
+    let store = world.open();
+    run(&store, "old", b"created");
+    // The response is sealed away, and the tail is not worth keeping.
+    world.clock.advance(BUCKET);
+    store.expire().unwrap();
+    // Store time passes the expiry of `old`, and only a record of the tail says so.
+    world.clock.advance(TTL);
+    granted(claim(&store, "k")).release().unwrap();
+    assert_eq!(kind(&store, "old"), "free");
+    // The wall clock is set back while the process is down.
+    world.clock.set_wall(start() + 12 * DAY);
+    let mut cuts = 0;
+    loop {
+        let disk = world.disk.after_kill();
+        disk.crash_at(cuts);
+        if try_open(&world, &disk).is_ok() {
+            break;
+        }
+        let again = world.on(disk.after_power_cut(cuts, Survival::All)).open();
+        assert_eq!(kind(&again, "old"), "free", "store time went back after a cut at {cuts}");
+        cuts += 1;
+    }
+    assert!(cuts > 5, "an open has more steps than {cuts}");
+}
