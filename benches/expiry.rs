@@ -1,0 +1,44 @@
+//! What it takes to drop a day of responses: 1 of 30 buckets, whole segments at a time.
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use common::{BUFFERED, is_measured, pair};
+use criterion::{BatchSize, Criterion, SamplingMode, Throughput};
+use oncelog::{Background, ManualClock, Store};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAYS: u64 = 30;
+
+fn main() {
+    let a_day: u64 = if is_measured() { 10_000 } else { 100 };
+    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
+    let mut group = criterion.benchmark_group("expire");
+    group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(a_day));
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a scratch directory");
+    let clock = ManualClock::at(SystemTime::UNIX_EPOCH + 20_000 * DAY);
+    let options = Store::options().durability(BUFFERED).background(Background::Inline);
+    let store = options.clock(clock.clone()).open(dir.path()).expect("a new store opens");
+    let mut number = 0;
+    let mut fill = || {
+        (0..a_day).for_each(|_| {
+            pair(&store, number);
+            number += 1;
+        });
+        clock.advance(DAY);
+    };
+    (0..DAYS).for_each(|_| fill());
+    // The grace of a bucket, so that each day drops the oldest one.
+    clock.advance(Duration::from_secs(2 * 3600));
+    store.expire().expect("nothing is past yet, or one day");
+    group.bench_function(format!("keys={} past={a_day}", a_day * DAYS), |bencher| {
+        let expire = |()| {
+            let expired = store.expire().expect("the disk lets go of a segment");
+            assert_eq!(expired.responses, a_day);
+        };
+        bencher.iter_batched(&mut fill, expire, BatchSize::PerIteration);
+    });
+    group.finish();
+    criterion.final_summary();
+}
