@@ -1,5 +1,6 @@
 //! The hint file of a segment: where its responses are, sorted by hash, so that opening a store
-//! reads 16 bytes a key instead of the records. Derived from the segment; safe to delete.
+//! reads 16 bytes a key instead of the records. Derived from the segment; safe to delete. That of a
+//! tail which a close left behind ends with a CLEAN where others have their SEAL.
 //!
 //! ```text
 //! header, 4096 bytes:
@@ -59,7 +60,6 @@ pub struct Hints {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Preamble {
     pub(crate) seal_lsn: Lsn,
-    #[cfg_attr(not(any(test, fuzzing)), expect(dead_code, reason = "a whole decode has it"))]
     pub(crate) seal_offset: u64,
     pub(crate) summary: Summary,
     pub(crate) entries: u64,

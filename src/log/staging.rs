@@ -209,7 +209,7 @@ impl Staging {
     }
 
     /// Says that the store was closed here, where there is room to say it.
-    pub(crate) fn append_clean(&mut self, maker: &Maker) -> Result<()> {
+    pub(crate) fn append_clean(&mut self, maker: &Maker) -> Result<Option<Placed>> {
         let draft = Draft::clean(&self.tail.summary);
         self.append_if_room(maker, &draft)
     }
@@ -219,20 +219,20 @@ impl Staging {
         if self.promised {
             return Ok(());
         }
-        self.append_if_room(maker, &Draft::promise())
+        self.append_if_room(maker, &Draft::promise()).map(|_| ())
     }
 
-    fn append_if_room(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<()> {
+    fn append_if_room(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<Option<Placed>> {
         let bytes = draft.record_bytes() as u64;
         if !self.has_room(maker, bytes) || self.waits_for_blocks(bytes) {
-            return Ok(());
+            return Ok(None);
         }
         match self.allocate(bytes).map_err(full_or("allocate the tail")) {
             // Such a record is worth having, and nothing is lost without it.
-            Err(Error::Full { .. }) => return Ok(()),
+            Err(Error::Full { .. }) => return Ok(None),
             allocated => allocated?,
         }
-        self.push(maker, draft).map(|_| ())
+        self.push(maker, draft).map(Some)
     }
 
     fn allocate(&mut self, bytes: u64) -> io::Result<()> {
@@ -433,16 +433,16 @@ impl Staging {
 }
 
 impl Tail {
-    /// What the hint file of this segment says; the last record is its SEAL.
-    pub(crate) fn into_sealed(mut self, seal: Placed) -> Sealed {
-        self.hints.sort_unstable();
-        let hints = Hints {
-            seal_lsn: seal.lsn,
-            seal_offset: seal.location.offset(),
-            summary: self.summary,
-            entries: self.hints,
-        };
-        Sealed { segment: self.header.segment, hints }
+    fn into_sealed(mut self, seal: Placed) -> Sealed {
+        Sealed { segment: self.header.segment, hints: self.take_hints(seal) }
+    }
+
+    /// What the hint file of this segment says; its last record is a SEAL, or a CLEAN.
+    pub(crate) fn take_hints(&mut self, end: Placed) -> Hints {
+        let mut entries = std::mem::take(&mut self.hints);
+        entries.sort_unstable();
+        let (seal_lsn, seal_offset) = (end.lsn, end.location.offset());
+        Hints { seal_lsn, seal_offset, summary: self.summary, entries }
     }
 }
 

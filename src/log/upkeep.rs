@@ -8,8 +8,9 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
 use crate::format::record;
+use crate::format::segment::SegmentHeader;
 use crate::log::segments::SegmentHints;
-use crate::log::staging::{Blocks, Sealed};
+use crate::log::staging::{Blocks, Placed, Sealed};
 use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
 use crate::storage::{Access, Storage};
@@ -33,14 +34,11 @@ impl<D> Log<D> {
 
     fn close_staged(&self, publish: Publish<'_, D>) -> Result<()> {
         self.sync_staged(publish)?;
-        {
+        let clean = {
             let mut state = self.state.lock();
             let appended = state.staging.append_clean(&self.maker);
-            if let Err(error) = &appended {
-                self.set_poison(error);
-            }
-            appended?;
-        }
+            appended.inspect_err(|error| self.set_poison(error))?
+        };
         self.sync_staged(publish)?;
         let (last, time_ms) = {
             let state = self.state.lock();
@@ -51,7 +49,26 @@ impl<D> Log<D> {
             checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
         })?;
         self.hint_sealed();
+        if let Some(clean) = clean {
+            self.hint_tail(clean);
+        }
         Ok(())
+    }
+
+    /// Writes the hints of a tail that ends with `clean`, so that the next open need not read it.
+    /// Open claims have to be read from it, so there are none then.
+    fn hint_tail(&self, clean: Placed) {
+        let (binding, hints) = {
+            let mut state = self.state.lock();
+            let staging = &mut state.staging;
+            if !staging.open.is_empty() {
+                return;
+            }
+            let SegmentHeader { store, segment, salt, .. } = staging.tail.header;
+            (Binding { store, segment, salt }, staging.tail.take_hints(clean))
+        };
+        // Without them the next open is slower, and nothing else.
+        write_hints(&*self.maker.storage, binding, &hints).ok();
     }
 
     /// Appends a record that promises everything before it, unless the newest record does.

@@ -7,7 +7,7 @@ use crate::config::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hint, Preamble};
-use crate::format::record::{Kind, Record, Summary};
+use crate::format::record::{self, Header, Kind, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::format::superblock::Superblock;
 use crate::index::{Index, SHARDS, hashes_of, shard_of};
@@ -97,7 +97,8 @@ impl<'a> Survey<'a> {
                 offset: 0,
                 what: "the file is missing",
             })?;
-            let (hints, seal_lsn, summary, keys) = match self.open_hints(&header) {
+            let hints = self.open_hints(&*file, &header, Kind::Seal);
+            let (hints, seal_lsn, summary, keys) = match hints.map(|hints| hints.preamble) {
                 Some(Preamble { seal_lsn, summary, entries, .. }) => {
                     (SegmentHints::Written, seal_lsn, summary, entries)
                 }
@@ -144,11 +145,60 @@ impl<'a> Survey<'a> {
         Binding { store: header.store, segment: header.segment, salt: header.salt }
     }
 
-    /// What a hint file says of itself, if it can be used.
-    fn open_hints(&self, header: &SegmentHeader) -> Option<Preamble> {
+    /// The hint file of a segment that ends with a record of this kind, if it can be used. One
+    /// that was written when the segment still took records says less than the segment.
+    fn open_hints(&self, file: &dyn File, header: &SegmentHeader, end: Kind) -> Option<HintFile> {
         let (access, binding) = (Access::ReadPositioned, self.binding(header));
-        let file = HintFile::open(self.storage, access, binding, header.segment_bytes);
-        file.ok().map(|file| file.preamble)
+        let hints = HintFile::open(self.storage, access, binding, header.segment_bytes).ok()?;
+        let Preamble { seal_lsn, seal_offset, .. } = hints.preamble;
+        let mut bytes = vec![0; usize::try_from(record::seal_bytes()).ok()?];
+        file.read_at(seal_offset, &mut bytes).ok()?;
+        let found = Header::decode(&bytes, header.identity(), seal_offset).ok()?;
+        found.decode_body(&bytes).ok()?;
+        ((found.kind, found.lsn) == (end, seal_lsn)).then_some(hints)
+    }
+
+    /// The tail without its records, where the store was closed with no claim open: its hints say
+    /// all. CHECKPOINT names that CLEAN as durable, and nothing was opened since.
+    fn closed_tail(&self, file: &Arc<dyn File>, header: &SegmentHeader) -> Option<Scanned> {
+        let Checkpoint { durable_lsn, epoch, tail, .. } = self.checkpoint;
+        if durable_lsn.epoch() != epoch || header.segment > tail {
+            return None;
+        }
+        let hints = self.open_hints(&**file, header, Kind::Clean)?;
+        let Preamble { seal_lsn, seal_offset, summary, .. } = hints.preamble;
+        let mut entries = Vec::new();
+        hints.range(&(0..=u64::MAX), &mut entries).ok()?;
+        // What a FORGET names is said in its record alone.
+        if seal_lsn != durable_lsn || entries.iter().any(|hint| hint.forget) {
+            return None;
+        }
+        let scan = Scan {
+            end: End::Blank,
+            offset: seal_offset + record::seal_bytes(),
+            last: Some((seal_lsn, Kind::Clean)),
+            promise: seal_lsn,
+        };
+        let (header, file) = (*header, Arc::clone(file));
+        Some(Scanned { header, file, bytes: Vec::new(), scan, summary, hints: entries, seal: None })
+    }
+
+    /// Takes the tail from its hints, if that is possible.
+    fn adopt_closed_tail(&mut self, segments: &[(Arc<dyn File>, SegmentHeader)]) -> bool {
+        let [(file, header)] = segments else { return false };
+        if self.last != Lsn::ZERO && header.previous_last_lsn != self.last {
+            return false;
+        }
+        let Some(tail) = self.closed_tail(file, header) else { return false };
+        let responses = tail
+            .hints
+            .iter()
+            .map(|hint| (hint.hash, Location::of_granule(header.segment, u64::from(hint.granule))));
+        self.replay.responses.extend(responses);
+        self.time_ms = self.time_ms.max(header.created_ms).max(tail.summary.time_ms_max);
+        self.last = self.checkpoint.durable_lsn;
+        self.scanned.push(tail);
+        true
     }
 
     /// Fills the shards of the index: with what the hints of sealed segments name, and what was
@@ -183,6 +233,9 @@ impl<'a> Survey<'a> {
         let mut segments = self.unsealed()?;
         let total = segments.len() as u64;
         self.report.segments = self.segments.totals().0 + total;
+        if self.adopt_closed_tail(&segments) {
+            segments.clear();
+        }
         let mut done = 0;
         while !segments.is_empty() {
             tell(Progress { phase: Phase::Scanning, done, total });

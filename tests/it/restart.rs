@@ -152,3 +152,70 @@ fn a_store_takes_little_of_the_disk_before_it_is_used_and_no_more_than_it_needs_
     let limit = 20 * 100_000 + files * 2 * 4096 + (300 << 10);
     assert!(on_disk() <= limit, "{} bytes, expected at most {limit}", on_disk());
 }
+
+fn complete(store: &Store, keys: std::ops::Range<u64>) {
+    for key in keys {
+        let claim = with_scope(key, |scope| store.claim(scope, fingerprint(key))).unwrap();
+        let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+        permit.complete(&[7; 300]).unwrap();
+    }
+}
+
+fn all_replay(store: &Store, keys: std::ops::Range<u64>) {
+    for key in keys {
+        let claim = with_scope(key, |scope| store.claim(scope, fingerprint(key))).unwrap();
+        assert!(matches!(claim, Claim::Replay(_)), "{key}: {claim:?}");
+    }
+}
+
+#[test]
+fn a_clean_close_leaves_nothing_to_scan() {
+    let (disk, clock) = (SimDisk::new(), clock());
+    let open = |disk: &SimDisk| {
+        options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap()
+    };
+    let store = open(&disk);
+    complete(&store, 0..30);
+    store.close().unwrap();
+    let store = open(&disk);
+    let recovery = store.recovery();
+    assert_eq!((recovery.records_scanned, recovery.responses), (0, 30), "{recovery:?}");
+    assert!(recovery.clean, "{recovery:?}");
+    all_replay(&store, 0..30);
+    // What comes behind is not in the hints of that close.
+    complete(&store, 30..40);
+    let disk = disk.after_kill();
+    drop(store);
+    let store = open(&disk);
+    assert!(store.recovery().records_scanned > 30, "{:?}", store.recovery());
+    all_replay(&store, 0..40);
+    // An open claim has to be read from its record.
+    let claim = with_scope(99, |scope| store.claim(scope, fingerprint(99))).unwrap();
+    let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+    store.close().unwrap();
+    drop(permit);
+    let store = open(&disk);
+    assert_eq!(store.recovery().orphans, 1);
+    all_replay(&store, 0..40);
+}
+
+#[test]
+fn hints_from_a_close_are_not_those_of_the_segment_that_was_sealed_later() {
+    let (disk, clock) = (SimDisk::new(), clock());
+    let open = || options(&clock, Durability::Synced).open_on(Arc::new(disk.clone())).unwrap();
+    let hints = "0000000000000001.idx";
+    let store = open();
+    complete(&store, 0..10);
+    store.close().unwrap();
+    let early = disk.read(hints).unwrap();
+    let store = open();
+    complete(&store, 10..2_000);
+    assert!(store.stats().segments > 1, "{:?}", store.stats());
+    store.close().unwrap();
+    assert_ne!(disk.read(hints).unwrap(), early);
+    // A crash between the seal and its hints leaves those of the close.
+    disk.write(hints, &early);
+    let store = open();
+    assert_eq!(store.recovery().hints_rebuilt, 1, "{:?}", store.recovery());
+    all_replay(&store, 0..2_000);
+}
