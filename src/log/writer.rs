@@ -101,8 +101,8 @@ pub(crate) struct NewComplete<'a> {
 }
 
 impl NewClaim<'_> {
-    /// All but the token, and for a first attempt the operation, which the LSN decides.
-    fn facts(&self, now_ms: u64, attempted_ms: u64) -> Facts {
+    /// All but the times, the token, and for a first attempt the operation, which the LSN decides.
+    fn facts(&self) -> Facts {
         let previous = self.previous.map(|open| (open.ended, &*open.facts));
         let (cause, first) = previous.map_or((Ended::No, None), |(end, facts)| (end, Some(facts)));
         Facts {
@@ -111,8 +111,8 @@ impl NewClaim<'_> {
             operation: first.map_or(OperationId::from_bytes([0; 16]), |facts| facts.operation),
             token: Token::new(0),
             attempt: first.map_or(1, |facts| facts.attempt.saturating_add(1)),
-            claimed_ms: first.map_or(now_ms, |facts| facts.claimed_ms),
-            attempted_ms,
+            claimed_ms: first.map_or(0, |facts| facts.claimed_ms),
+            attempted_ms: 0,
             cause,
         }
     }
@@ -182,15 +182,18 @@ impl<D> Log<D> {
     ) -> Result<(OpenClaim, Staged<D>)> {
         let checkpoint_bytes = if new.previous.is_some() { CHECKPOINT_BYTES_MAX } else { 0 };
         let bytes = record::carried_bytes(new.scope.len(), checkpoint_bytes);
+        // Allocated before the lock; the times are set under it.
+        let mut facts = Arc::new(new.facts());
         let mut state = self.begin(now.now_ms, bytes)?;
         let staging = &mut state.staging;
         // An orphan's time counts from the latest that could be true, as a response's does.
         let attempted_ms = now.latest_ms.max(staging.time_ms);
-        let mut open = OpenClaim {
-            facts: Arc::new(new.facts(staging.time_ms, attempted_ms)),
-            ended: Ended::No,
-            checkpoint: None,
-        };
+        let times = Arc::get_mut(&mut facts).expect("nobody else has the facts yet");
+        times.attempted_ms = attempted_ms;
+        if new.previous.is_none() {
+            times.claimed_ms = staging.time_ms;
+        }
+        let mut open = OpenClaim { facts, ended: Ended::No, checkpoint: None };
         let mut freed = 0;
         if let Some(previous) = new.previous {
             // What was saved last, published or not.
