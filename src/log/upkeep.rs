@@ -181,7 +181,11 @@ impl<D> Log<D> {
     }
 
     fn allocate_ahead(&self) {
-        let Some((file, missing)) = self.state.lock().staging.begin_blocks() else { return };
+        let begun = {
+            let mut state = self.state.lock();
+            if state.closed { None } else { state.staging.begin_blocks() }
+        };
+        let Some((file, missing)) = begun else { return };
         let end = missing.end;
         // Without room now the stager tries again, and says what is wrong.
         let allocated = file.allocate(missing);
