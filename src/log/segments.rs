@@ -22,6 +22,9 @@ use crate::sync::{Mutex, RwLock};
 const MAPS_MAX: usize = 4096;
 const DESCRIPTORS_MAX: usize = 256;
 
+/// Bytes that are read of a record before its length is known: most are shorter.
+const FIRST_READ: usize = 768;
+
 /// One segment that may be read.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -302,14 +305,28 @@ impl Stored {
 fn read_record(file: &dyn File, segment: &Segment, offset: u64) -> Result<Stored> {
     let damaged =
         |error: DecodeError| Error::Corrupt { segment: segment.number, offset, what: error.what() };
-    let mut head = [0; HEADER_BYTES];
-    file.read_at(offset, &mut head).map_err(Error::io("read a record"))?;
-    let header = Header::decode(&head, segment.identity, offset).map_err(damaged)?;
-    if offset + header.record_bytes() as u64 > segment.bytes {
+    // One read for most records: its memory accesses overlap, where a header first and a body
+    // afterwards would wait for each other.
+    let mut first = [0; FIRST_READ];
+    let end = segment.bytes.saturating_sub(offset).min(FIRST_READ as u64);
+    let mut have = usize::try_from(end).expect("at most the first read");
+    if file.read_at(offset, &mut first[..have]).is_err() {
+        // What cannot be read may be the next record.
+        have = have.min(HEADER_BYTES);
+        file.read_at(offset, &mut first[..have]).map_err(Error::io("read a record"))?;
+    }
+    let header = Header::decode(&first[..have], segment.identity, offset).map_err(damaged)?;
+    let len = header.record_bytes();
+    if offset + len as u64 > segment.bytes {
         return Err(damaged(DecodeError::Damaged("a record beyond the end of its segment")));
     }
-    let mut bytes = vec![0; header.record_bytes()];
-    file.read_at(offset, &mut bytes).map_err(Error::io("read a record"))?;
+    let mut bytes = Vec::with_capacity(len);
+    bytes.extend_from_slice(&first[..len.min(have)]);
+    if len > have {
+        bytes.resize(len, 0);
+        file.read_at(offset + have as u64, &mut bytes[have..])
+            .map_err(Error::io("read a record"))?;
+    }
     header.decode_body(&bytes).map_err(damaged)?;
     Ok(Stored { header, bytes })
 }
