@@ -1,10 +1,13 @@
 //! The contract, sentence by sentence: each test is named after what it claims.
 
+mod callbacks;
 mod directory;
 mod durability;
 mod expiry;
 mod futures;
 mod limits;
+mod overlaps;
+mod reentry;
 mod states;
 pub(crate) mod support;
 mod upkeep;

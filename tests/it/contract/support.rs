@@ -1,4 +1,4 @@
-//! A small world to test in: a simulated disk, a clock moved by hand, an executor, and a gate that
+//! A small world to test in: a simulated disk, clocks moved by hand, an executor, and a gate that
 //! holds syncs back and can be out of room.
 
 use std::any::Any;
@@ -7,13 +7,15 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use oncelog::storage::{Access, File, Storage};
 use oncelog::{
-    Background, Claim, Conflict, Durability, Fingerprint, InProgress, ManualClock, Options, Orphan,
+    Background, Claim, Clock, Conflict, Durability, Fingerprint, InProgress, ManualClock, Options, Orphan,
     Permit, Scope, Status, Store, Stored,
 };
 
@@ -193,6 +195,59 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A clock that counts how often it is read, and can stop whoever makes one of the readings.
+#[derive(Clone)]
+pub(crate) struct StallClock {
+    clock: ManualClock,
+    readings: Arc<AtomicU64>,
+    stall: Arc<Mutex<Option<Stall>>>,
+}
+
+struct Stall {
+    reading: u64,
+    came: Sender<()>,
+    go: Receiver<()>,
+}
+
+impl StallClock {
+    pub(crate) fn new(clock: ManualClock) -> StallClock {
+        StallClock { clock, readings: Arc::default(), stall: Arc::default() }
+    }
+
+    pub(crate) fn readings(&self) -> u64 {
+        self.readings.load(Ordering::SeqCst)
+    }
+
+    /// Stops the reader after so many more readings: it says so, and waits to be let go.
+    pub(crate) fn stall_after(&self, more: u64) -> (Receiver<()>, Sender<()>) {
+        let (came, has_come) = channel();
+        let (let_go, go) = channel();
+        *lock(&self.stall) = Some(Stall { reading: self.readings() + more, came, go });
+        (has_come, let_go)
+    }
+}
+
+impl Clock for StallClock {
+    fn wall(&self) -> SystemTime {
+        let reading = self.readings.fetch_add(1, Ordering::SeqCst);
+        let now = self.clock.wall();
+        let stall = lock(&self.stall).take_if(|stall| stall.reading == reading);
+        if let Some(Stall { came, go, .. }) = stall {
+            came.send(()).ok();
+            go.recv().ok();
+        }
+        now
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn moves_by_hand(&self) -> bool {
+        true
+    }
+}
+
 /// A simulated disk whose syncs of files can be held back, and which can be full.
 #[derive(Clone, Debug)]
 pub(crate) struct GateDisk {
@@ -329,7 +384,10 @@ impl File for GateFile {
         self.file.discard(range)
     }
 
+    /// Comes to the gate when it has synced: what is written while it is held there is not part
+    /// of this sync.
     fn sync(&self) -> io::Result<()> {
+        let synced = self.file.sync();
         let mut state = lock(&self.gate.state);
         state.blocked += 1;
         self.gate.changed.notify_all();
@@ -337,7 +395,6 @@ impl File for GateFile {
             state = self.gate.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.blocked -= 1;
-        drop(state);
-        self.file.sync()
+        synced
     }
 }

@@ -2,74 +2,20 @@
 //! it has gone quiet, and a full disk or a close in between harms nothing that was granted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use oncelog::{Claim, Clock, Durability, Error, ManualClock, Options, Permit, Store};
+use oncelog::{Claim, Durability, Error, Options, Permit, Store};
 
 use crate::contract::support::{
-    BUCKET, DAY, GateDisk, MS, PATIENCE, SEGMENT_BYTES, TTL, World, body, claim, granted, kind,
-    orphaned, run, scope, until,
+    BUCKET, DAY, GateDisk, MS, PATIENCE, SEGMENT_BYTES, StallClock, TTL, World, body, claim,
+    granted, kind, orphaned, run, scope, until,
 };
 use crate::support::disk::SimDisk;
 
 /// Buffered, and synced every so often by the committer.
 const OFTEN: Durability = Durability::Buffered { sync_every: Duration::from_millis(100) };
-
-/// A clock that counts how often it is read, and can stop whoever makes one of the readings.
-#[derive(Clone)]
-struct StallClock {
-    clock: ManualClock,
-    readings: Arc<AtomicU64>,
-    stall: Arc<Mutex<Option<Stall>>>,
-}
-
-struct Stall {
-    reading: u64,
-    came: Sender<()>,
-    go: Receiver<()>,
-}
-
-impl StallClock {
-    fn new(clock: ManualClock) -> StallClock {
-        StallClock { clock, readings: Arc::default(), stall: Arc::default() }
-    }
-
-    fn readings(&self) -> u64 {
-        self.readings.load(Ordering::SeqCst)
-    }
-
-    /// Stops the reader after so many more readings: it says so, and waits to be let go.
-    fn stall_after(&self, more: u64) -> (Receiver<()>, Sender<()>) {
-        let (came, has_come) = channel();
-        let (let_go, go) = channel();
-        *self.stall.lock().unwrap() = Some(Stall { reading: self.readings() + more, came, go });
-        (has_come, let_go)
-    }
-}
-
-impl Clock for StallClock {
-    fn wall(&self) -> SystemTime {
-        let reading = self.readings.fetch_add(1, Ordering::SeqCst);
-        let now = self.clock.wall();
-        let stall = self.stall.lock().unwrap().take_if(|stall| stall.reading == reading);
-        if let Some(Stall { came, go, .. }) = stall {
-            came.send(()).ok();
-            go.recv().ok();
-        }
-        now
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.clock.monotonic()
-    }
-
-    fn moves_by_hand(&self) -> bool {
-        true
-    }
-}
 
 /// A store with larger segments, of which the disk gives a part at first.
 fn on_gate(options: Options) -> (Store, GateDisk) {

@@ -1,0 +1,169 @@
+//! What is under way when something else comes in between: a close beside a close, a wait or a
+//! sync, a take-over beside a checkpoint, an attempt that outlasts its ttl, upkeep beside commits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use oncelog::{Background, Clock, Durability, Error, ManualClock};
+
+use crate::contract::support::{
+    GateDisk, LEASE, PATIENCE, StallClock, Woken, World, block_on, body, claim, granted, kind,
+    orphaned, run, scope, until,
+};
+use crate::support::disk::Survival;
+
+/// A clock that counts how often one thread of the store looks at it.
+#[derive(Clone)]
+struct WatchedClock {
+    clock: ManualClock,
+    thread: &'static str,
+    looks: Arc<AtomicU64>,
+}
+
+impl WatchedClock {
+    fn of(world: &World, thread: &'static str) -> WatchedClock {
+        WatchedClock { clock: world.clock.clone(), thread, looks: Arc::default() }
+    }
+
+    fn looks(&self) -> u64 {
+        self.looks.load(Ordering::SeqCst)
+    }
+
+    fn note(&self) {
+        if thread::current().name() == Some(self.thread) {
+            self.looks.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Clock for WatchedClock {
+    fn wall(&self) -> SystemTime {
+        self.note();
+        self.clock.wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.note();
+        self.clock.monotonic()
+    }
+
+    /// So that the store does by itself what is due.
+    fn moves_by_hand(&self) -> bool {
+        self.note();
+        false
+    }
+}
+
+#[test]
+fn a_second_close_frees_no_directory_that_the_first_still_writes_to() {
+    let world = World::new();
+    let disk = GateDisk::on(&world.disk);
+    let store = world.options().open_on(Arc::new(disk.clone())).unwrap();
+    run(&store, "k", b"created");
+    let other = store.clone();
+    let held = disk.hold();
+    let first = thread::spawn(move || store.close());
+    held.await_sync();
+    let second = thread::spawn(move || other.close());
+    until(|| second.is_finished());
+    assert!(matches!(second.join().unwrap(), Err(Error::Closed)));
+    let opened = world.options().open_on(Arc::new(world.disk.clone()));
+    assert!(matches!(opened, Err(Error::AlreadyOpen { .. })), "two owners: {opened:?}");
+    drop(held);
+    first.join().unwrap().unwrap();
+    assert_eq!(kind(&world.open(), "k"), "completed");
+}
+
+#[test]
+fn what_is_buffered_while_a_sync_is_under_way_is_synced_by_itself_too() {
+    let world = World::new();
+    let disk = GateDisk::on(&world.disk);
+    let clock = WatchedClock::of(&world, "oncelog-commit");
+    let buffered = Durability::Buffered { sync_every: Duration::from_secs(1) };
+    let options = world.options().background(Background::Threads).durability(buffered);
+    let store = options.clock(clock.clone()).open_on(Arc::new(disk.clone())).unwrap();
+    let held = disk.hold();
+    run(&store, "first", b"created");
+    let other = store.clone();
+    let syncing = thread::spawn(move || other.sync());
+    held.await_sync();
+    run(&store, "k", b"created");
+    // The committer's alarm goes off, while somebody else commits.
+    let before = clock.looks();
+    until(|| clock.looks() > before);
+    drop(held);
+    syncing.join().unwrap().unwrap();
+    let cut = || world.on(world.disk.after_power_cut(1, Survival::None));
+    until(|| kind(&cut().open(), "k") == "completed");
+}
+
+#[test]
+fn a_checkpoint_that_is_being_written_at_a_take_over_comes_with_the_next_attempt() {
+    let world = World::new();
+    let disk = GateDisk::on(&world.disk);
+    let options = world.options().background(Background::Threads);
+    let store = options.open_on(Arc::new(disk.clone())).unwrap();
+    let permit = granted(claim(&store, "k"));
+    let held = disk.hold();
+    let saved = permit.save_checkpoint_async(b"charged");
+    held.await_sync();
+    drop(permit);
+    let mut next = orphaned(claim(&store, "k")).take_over_async();
+    assert!(Woken::new().poll(&mut next).is_pending());
+    drop(held);
+    block_on(saved).unwrap();
+    let permit = granted(block_on(next).unwrap());
+    assert_eq!(permit.checkpoint(), Some(&b"charged"[..]), "it was acknowledged");
+}
+
+#[test]
+fn one_who_asks_before_a_close_and_would_wait_after_it_is_told() {
+    let world = World::new();
+    let clock = StallClock::new(world.clock.clone());
+    let store = world.open_with(world.options().clock(clock.clone()));
+    let mut future = store.claim_or_wait_async(scope("k"), body());
+    let (has_come, let_go) = clock.stall_after(0);
+    let polling = thread::spawn(move || Woken::new().poll(&mut future));
+    // It knows that the store is open, and not yet what the scope holds.
+    has_come.recv_timeout(PATIENCE).unwrap();
+    let _permit = granted(claim(&store, "k"));
+    store.close().unwrap();
+    let_go.send(()).unwrap();
+    let polled = polling.join().unwrap();
+    assert!(matches!(polled, Poll::Ready(Err(Error::Closed))), "{polled:?}");
+}
+
+#[test]
+fn a_permit_dropped_after_longer_than_the_ttl_leaves_an_orphan_and_never_a_free_scope() {
+    let world = World::new();
+    let minute = Duration::from_secs(60);
+    let store = world.open_with(world.options().ttl(2 * minute).bucket(minute));
+    let permit = granted(claim(&store, "k"));
+    for _ in 0..5 {
+        world.clock.advance(LEASE / 2);
+        permit.renew().unwrap();
+    }
+    let operation = permit.operation();
+    drop(permit);
+    assert_eq!(orphaned(claim(&store, "k")).info().operation(), operation);
+}
+
+#[test]
+fn upkeep_for_the_sake_of_commits_does_not_expire_before_that_is_due() {
+    let world = World::new();
+    let clock = WatchedClock::of(&world, "oncelog-upkeep");
+    let options = world.options().background(Background::Threads).clock(clock.clone());
+    let store = world.open_with(options);
+    let mut keys = 0..;
+    // The upkeep thread alone writes the hints of a sealed segment.
+    until(|| {
+        let key = format!("k{}", keys.next().unwrap());
+        let permit = granted(block_on(store.claim_async(scope(&key), body())).unwrap());
+        block_on(permit.complete_async(&[1; 1_000])).unwrap();
+        world.disk.names().contains(&"0000000000000004.idx".to_owned())
+    });
+    assert_eq!(clock.looks(), 0, "for {keys:?} commits");
+}
