@@ -7,7 +7,6 @@ mod expiry;
 mod futures;
 mod limits;
 mod overlaps;
-mod reentry;
 mod states;
 pub(crate) mod support;
 mod upkeep;

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use oncelog::{Background, Clock, Durability, Error, ManualClock};
 
 use crate::contract::support::{
-    GateDisk, LEASE, PATIENCE, StallClock, Woken, World, block_on, body, claim, granted, kind,
-    orphaned, run, scope, until,
+    BUCKET, GateDisk, LEASE, PATIENCE, StallClock, TTL, Woken, World, block_on, body, claim,
+    granted, kind, orphaned, run, scope, until,
 };
 use crate::support::disk::Survival;
 
@@ -124,6 +124,8 @@ fn one_who_asks_before_a_close_and_would_wait_after_it_is_told() {
     let world = World::new();
     let clock = StallClock::new(world.clock.clone());
     let store = world.open_with(world.options().clock(clock.clone()));
+    run(&store, "k", b"expired");
+    world.clock.advance(TTL + BUCKET);
     let mut future = store.claim_or_wait_async(scope("k"), body());
     let (has_come, let_go) = clock.stall_after(0);
     let polling = thread::spawn(move || Woken::new().poll(&mut future));
@@ -165,5 +167,5 @@ fn upkeep_for_the_sake_of_commits_does_not_expire_before_that_is_due() {
         block_on(permit.complete_async(&[1; 1_000])).unwrap();
         world.disk.names().contains(&"0000000000000004.idx".to_owned())
     });
-    assert_eq!(clock.looks(), 0, "for {keys:?} commits");
+    assert_eq!(clock.looks(), 0, "none is due for ten minutes");
 }

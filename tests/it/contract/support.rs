@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use oncelog::storage::{Access, File, Storage};
 use oncelog::{
-    Background, Claim, Clock, Conflict, Durability, Fingerprint, InProgress, ManualClock, Options, Orphan,
-    Permit, Scope, Status, Store, Stored,
+    Background, Claim, Clock, Conflict, Durability, Fingerprint, InProgress, ManualClock, Options,
+    Orphan, Permit, Scope, Status, Store, Stored,
 };
 
 use crate::support::disk::SimDisk;

@@ -1,8 +1,8 @@
 //! What a store does between calls, and beside them: it expires, it promises what is durable when
 //! it has gone quiet, and a full disk or a close in between harms nothing that was granted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -85,6 +85,9 @@ pub(crate) struct Driver {
     pub(crate) durability: Durability,
     store: Option<Store>,
     permits: BTreeMap<u64, Permit>,
+    /// When this process last saw the permit of an orphan alive: its ttl counts from there, until
+    /// a restart, which knows of the claim alone.
+    alive: BTreeMap<u64, SystemTime>,
     /// The world after each acknowledged step; the last is what holds now.
     pub(crate) history: Vec<World>,
     /// What a power cut may not go back beyond.
@@ -126,6 +129,7 @@ impl Driver {
             durability,
             store: None,
             permits: BTreeMap::new(),
+            alive: BTreeMap::new(),
             history: vec![World::new()],
             durable: 0,
             tokens: BTreeSet::new(),
@@ -139,6 +143,7 @@ impl Driver {
 
     pub(crate) fn open(&mut self) -> Result<(), Error> {
         let options = options(&self.clock, self.durability);
+        self.alive.clear();
         self.store = Some(options.open_on(Arc::new(self.disk.clone()))?);
         Ok(())
     }
@@ -197,6 +202,7 @@ impl Driver {
                 if let Some(Seen::Open { failed, .. }) = after.get_mut(key) {
                     *failed = true;
                 }
+                self.alive.insert(*key, self.now());
                 permit.give_up()?;
             }
             Op::Sync => {
@@ -231,7 +237,9 @@ impl Driver {
                 assert_eq!(stored.bytes(), Some(&response[..]));
                 return Ok(());
             }
-            Some(Seen::Open { attempt, checkpoint, attempted, .. }) if now < *attempted + TTL => {
+            Some(Seen::Open { attempt, checkpoint, attempted, .. })
+                if now < self.ended(key, *attempted) + TTL =>
+            {
                 (attempt + 1, checkpoint.clone())
             }
             _ => (1, None),
@@ -250,9 +258,15 @@ impl Driver {
         Ok(())
     }
 
+    /// When the last attempt of an orphan ended, as far as the store can know.
+    fn ended(&self, key: u64, attempted: SystemTime) -> SystemTime {
+        self.alive.get(&key).map_or(attempted, |&alive| alive.max(attempted))
+    }
+
     /// Ends the process as it is, without a close.
     pub(crate) fn die(&mut self) {
         self.permits.clear();
+        self.alive.clear();
         self.store = None;
     }
 
@@ -285,7 +299,7 @@ impl Driver {
         let now = self.now();
         let visible = world.iter().filter_map(|(key, seen)| match seen {
             Seen::Done { expires, .. } if now >= *expires => None,
-            Seen::Open { attempted, .. } if now >= *attempted + TTL => None,
+            Seen::Open { attempted, .. } if now >= self.ended(*key, *attempted) + TTL => None,
             Seen::Open { attempt, failed, checkpoint, .. } => {
                 let (attempt, failed, checkpoint) = (*attempt, *failed, checkpoint.clone());
                 Some((*key, Seen::Open { attempt, failed, checkpoint, attempted: UNIX_EPOCH }))
