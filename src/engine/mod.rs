@@ -31,7 +31,7 @@ use crate::engine::inflight::{Entry, Inflight, State};
 use crate::engine::ticket::Ticket;
 use crate::error::{Error, Result};
 use crate::format::record::Ended;
-use crate::index::{Index, hashes_of, shard_of};
+use crate::index::{Index, shard_of};
 use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
 use crate::log::writer::{Log, Staged};
@@ -153,7 +153,8 @@ impl Engine {
         let shard_lock = &self.shards[shard].0;
         let Some(mut larger) = shard_lock.lock().index.begin_growth() else { return };
         // The list of hints is read after the recent hashes were: one of the two has each.
-        let filled = self.log.segments.fill(&hashes_of(shard), &self.hash_key, &mut larger);
+        let filled =
+            self.log.segments.fill(shard, &self.hash_key, std::slice::from_mut(&mut larger));
         for (hash, location) in std::mem::take(&mut larger.recent) {
             larger.add(hash, location);
         }

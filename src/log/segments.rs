@@ -10,7 +10,7 @@ use crate::format::DecodeError;
 use crate::format::hint::{Binding, Hint, Hints};
 use crate::format::record::{HEADER_BYTES, Header, Identity, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
-use crate::index::{Larger, SEGMENTS};
+use crate::index::{Larger, SEGMENTS, hashes_of, shard_of};
 use crate::location::Location;
 use crate::log::hinted::{self, HintFile};
 use crate::log::segment_name;
@@ -116,18 +116,20 @@ impl Segments {
         hints.collect()
     }
 
-    /// Puts every response of a shard that has a hint into `larger`, oldest segment first.
+    /// Puts every response of neighbouring shards that has a hint into their tables, oldest segment
+    /// first. `first` is the shard of the first table.
     pub(crate) fn fill(
         &self,
-        hashes: &RangeInclusive<u64>,
+        first: usize,
         hash_key: &HashKey,
-        larger: &mut Larger,
+        tables: &mut [Larger],
     ) -> Result<()> {
+        let hashes = *hashes_of(first).start()..=*hashes_of(first + tables.len() - 1).end();
         let live: Vec<Arc<Segment>> = self.live.read().values().cloned().collect();
         let mut hints = Vec::new();
         for segment in live {
             hints.clear();
-            if let Err(error) = self.hints_within(&segment, hashes, hash_key, &mut hints) {
+            if let Err(error) = self.hints_within(&segment, &hashes, hash_key, &mut hints) {
                 // It may have been dropped, and removed, since the list was made.
                 if segment.number < self.oldest() {
                     continue;
@@ -136,11 +138,11 @@ impl Segments {
             }
             let place = |hint: &Hint| Location::of_granule(segment.number, hint.granule.into());
             for hint in hints.iter().filter(|hint| !hint.forget) {
-                larger.add(hint.hash, place(hint));
+                tables[shard_of(hint.hash) - first].add(hint.hash, place(hint));
             }
             for hint in hints.iter().filter(|hint| hint.forget) {
                 if let Some(forgotten) = self.forgotten(place(hint))? {
-                    larger.remove(hint.hash, forgotten);
+                    tables[shard_of(hint.hash) - first].remove(hint.hash, forgotten);
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::format::hint::{Binding, Hint, Preamble};
 use crate::format::record::{self, Header, Kind, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::format::superblock::Superblock;
-use crate::index::{Index, SHARDS, hashes_of, shard_of};
+use crate::index::{Index, SHARDS, shard_of};
 use crate::location::{Location, Lsn};
 use crate::log::hinted::{self, HintFile, granule, read_whole};
 use crate::log::reader::{self, Beyond, End, Scan};
@@ -207,16 +207,28 @@ impl<'a> Survey<'a> {
         let oldest = self.checkpoint.oldest;
         let mean = (self.keys + self.replay.responses.len() as u64) / SHARDS as u64;
         let keys = mean + 3 * mean.isqrt();
-        let threads = if keys < KEYS_WORTH_A_THREAD { Threads::One } else { Threads::All };
+        // A small store is read once, a large one shard by shard on all cores.
+        let (pieces, threads) =
+            if keys < KEYS_WORTH_A_THREAD { (1, Threads::One) } else { (SHARDS, Threads::All) };
         let (segments, hash_key) = (&self.segments, &self.hash_key);
-        let indexes = parallel::for_each(SHARDS, threads, |shard| {
-            let mut index = Index::new(shard, expected_keys, oldest);
-            let mut larger = index.begin_load(keys);
-            segments.fill(&hashes_of(shard), hash_key, &mut larger)?;
-            index.finish_growth(larger);
-            Ok(index)
+        let filled = parallel::for_each(pieces, threads, |piece| {
+            let first = piece * (SHARDS / pieces);
+            let shards = first..first + SHARDS / pieces;
+            let mut indexes: Vec<_> =
+                shards.map(|shard| Index::new(shard, expected_keys, oldest)).collect();
+            let mut tables: Vec<_> = indexes.iter_mut().map(|i| i.begin_load(keys)).collect();
+            segments.fill(first, hash_key, &mut tables)?;
+            for (index, table) in indexes.iter_mut().zip(tables) {
+                index.finish_growth(table);
+            }
+            Ok(indexes)
         });
-        let mut indexes = indexes.into_iter().collect::<Result<Vec<_>>>()?;
+        let mut indexes = filled
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>();
         for &(hash, location) in &self.replay.responses {
             indexes[shard_of(hash)].publish(hash, location, None);
         }
