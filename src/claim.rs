@@ -55,16 +55,6 @@ impl Claim {
         }
     }
 
-    /// The same where every grant is durable.
-    pub(crate) fn settled(engine: &Arc<Engine>, admitted: Admitted) -> Claim {
-        match admitted {
-            Admitted::Answer(answer) => Claim::of_answer(engine, answer),
-            Admitted::Granted(grant) | Admitted::Staged(grant, _) => {
-                Claim::Granted(Permit::new(engine, grant))
-            }
-        }
-    }
-
     /// Waits until a grant is durable.
     pub(crate) fn settle(engine: &Arc<Engine>, admitted: Admitted) -> Result<Claim> {
         match admitted {

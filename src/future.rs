@@ -94,7 +94,7 @@ impl ClaimFuture {
                 self.engine.watch_lease(hash, running.token);
                 self.stage = Stage::Waiting { hash, signal };
             }
-            admitted => return Ok(Some(Claim::settled(&self.engine, admitted))),
+            admitted => return Claim::settle(&self.engine, admitted).map(Some),
         }
         Ok(None)
     }

@@ -116,7 +116,7 @@ impl Store {
     pub fn claim_many(&self, requests: &[(Scope<'_>, Fingerprint)]) -> Vec<Result<Claim>> {
         let engine = &self.0.engine;
         let admitted = engine.admit_many(requests).into_iter();
-        admitted.map(|answer| answer.map(|admitted| Claim::settled(engine, admitted))).collect()
+        admitted.map(|answer| Claim::settle(engine, answer?)).collect()
     }
 
     /// Claims a scope, and where the operation runs already waits for it, for at most `limit`

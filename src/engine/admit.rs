@@ -104,15 +104,16 @@ impl Engine {
         }
         if staged_later {
             let settled = self.sync_staged();
-            for answer in &mut answers {
-                if let Ok(Admitted::Staged(grant, _)) = answer
-                    && let Err(error) = &settled
-                {
+            let settle = |admitted| match (admitted, &settled) {
+                (Admitted::Staged(grant, _), Ok(())) => Ok(Admitted::Granted(grant)),
+                (Admitted::Staged(grant, _), Err(error)) => {
                     // Whether it is durable is in doubt, and nobody will run it.
                     self.dropped(grant.hash, grant.open.facts.token);
-                    *answer = Err(error.clone());
+                    Err(error.clone())
                 }
-            }
+                (admitted, _) => Ok(admitted),
+            };
+            answers = answers.into_iter().map(|answer| answer.and_then(settle)).collect();
         }
         answers
     }

@@ -260,14 +260,13 @@ impl Engine {
     }
 
     fn orphaned(&self, hash: u64, token: Token, ended: Ended) {
-        let alive_ms = self.now().latest_ms;
         let signals = {
             let mut shard = self.shard(hash).lock();
             let Some(entry) = shard.inflight.current(hash, token) else { return };
             if !std::mem::take(&mut entry.permit) {
                 return;
             }
-            entry.alive_ms = alive_ms;
+            entry.alive_ms = self.now().latest_ms;
             if entry.state != State::Open {
                 return;
             }

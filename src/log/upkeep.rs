@@ -9,6 +9,7 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
 use crate::format::record;
 use crate::format::segment::SegmentHeader;
+use crate::log::commit::PoisonOnUnwind;
 use crate::log::segments::SegmentHints;
 use crate::log::staging::{Blocks, Placed, Sealed};
 use crate::log::writer::{Log, Publish};
@@ -187,8 +188,14 @@ impl<D> Log<D> {
         };
         let Some((file, missing)) = begun else { return };
         let end = missing.end;
+        let guard = PoisonOnUnwind::armed(|error| {
+            self.set_poison(&error);
+            self.state.lock().staging.end_blocks(&file, None);
+            self.prepared.notify_all();
+        });
         // Without room now the stager tries again, and says what is wrong.
         let allocated = file.allocate(missing);
+        guard.disarm();
         let end = allocated.is_ok().then_some(end);
         self.state.lock().staging.end_blocks(&file, end);
         self.prepared.notify_all();
@@ -205,7 +212,13 @@ impl<D> Log<D> {
             state.preparing = true;
             state.staging.tail.header.segment + 1
         };
+        let guard = PoisonOnUnwind::armed(|error| {
+            self.set_poison(&error);
+            self.state.lock().preparing = false;
+            self.prepared.notify_all();
+        });
         let prepared = self.maker.prepare(number, Blocks::Many);
+        guard.disarm();
         let mut state = self.state.lock();
         state.preparing = false;
         state.staging.prepared = prepared.ok();
