@@ -1,5 +1,6 @@
 //! The background threads: one commits for async callers and syncs in time, one prepares and
-//! drops segments. The only home of threads. A panic in one poisons the store through the log.
+//! drops segments. The only home of threads that stay. A panic while one commits, or prepares what
+//! callers wait for, poisons the store through the log.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};

@@ -1,5 +1,6 @@
 //! The contract, sentence by sentence: each test is named after what it claims.
 
+mod batches;
 mod callbacks;
 mod directory;
 mod durability;
