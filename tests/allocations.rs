@@ -42,6 +42,8 @@ static ALLOCATOR: Counting = Counting;
 const CALLS: u64 = 20_000;
 /// What grows now and then (the index, its recent hashes, the in-flight map), a call.
 const AMORTISED: f64 = 0.1;
+/// Replays that met a shard while it grew and so looked twice, a call.
+const LOOKED_TWICE: f64 = 0.001;
 
 /// Calls `call` for every key and returns the allocations of one call, on average.
 fn allocations(mut call: impl FnMut(&str)) -> f64 {
@@ -93,7 +95,7 @@ fn a_claim_a_completion_and_a_replay_make_one_allocation_each_and_a_replay_no_sy
     let before = reads_and_writes();
     let replayed = allocations(replay);
     let made = reads_and_writes() - before;
-    assert!(replayed <= 1.0, "{replayed} allocations a replay");
+    assert!(replayed <= 1.0 + LOOKED_TWICE, "{replayed} allocations a replay");
     assert!(made <= 4, "{made} reads and writes beside those of the count itself");
     let miss = allocations(|key| {
         let absent = Scope { method: "PATCH", ..scope(key) };
