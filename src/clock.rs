@@ -148,6 +148,17 @@ pub(crate) fn to_ms(time: SystemTime) -> u64 {
     duration_ms(since).min(MS_MAX)
 }
 
+/// The same in nanoseconds, of a time before 2262.
+pub(crate) fn to_ns(time: SystemTime) -> u64 {
+    duration_ns(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+/// A duration in whole nanoseconds, at most 292 years.
+pub(crate) fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos())
+        .map_or(i64::MAX.unsigned_abs(), |ns| ns.min(i64::MAX.unsigned_abs()))
+}
+
 /// The wall time of milliseconds since 1970.
 pub(crate) fn from_ms(ms: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.min(MS_MAX))

@@ -12,11 +12,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::{Clock, MS_MAX, duration_ms, real_monotonic, to_ms};
+use crate::clock::{Clock, MS_MAX, duration_ms, duration_ns, real_monotonic, to_ms, to_ns};
 use crate::sync::Mutex;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// For so long the monotonic clock stands in for the wall clock of the system.
+const WALL_FOLLOWED_NS: u64 = 1_000_000;
+/// Two readings at most so far apart are of one moment.
+const WALL_APART_NS: u64 = 50_000;
+/// Half the range away from every moment.
+const NEVER_READ: u64 = u64::MAX / 2;
 
 /// How long a jump must last before it is taken for the truth.
 const HOLD_MS: u64 = HOUR_MS;
@@ -63,6 +70,10 @@ pub(crate) struct StoreTime {
     /// that was right a moment ago.
     trusted_ms: AtomicI64,
     held: AtomicBool,
+    /// When the wall clock of the system was last read, and how far it then was ahead of the
+    /// monotonic one, in ns. `Relaxed`: a pair that is torn is of two moments, both recent.
+    wall_read_ns: AtomicU64,
+    wall_ahead_ns: AtomicI64,
     // LOCK: time (a leaf)
     state: Mutex<State>,
 }
@@ -94,13 +105,37 @@ impl StoreTime {
             high_ms,
             trusted_ms: AtomicI64::new(state.trusted_ms),
             held: AtomicBool::new(!believed),
+            wall_read_ns: AtomicU64::new(NEVER_READ),
+            wall_ahead_ns: AtomicI64::new(0),
             state: Mutex::new(state),
         }
     }
 
+    /// The wall clock. That of the system is read once a millisecond and followed in between by
+    /// the monotonic one, since two readings cost a call more than its lookup in the index.
+    fn wall_ms(&self, monotonic: Duration) -> u64 {
+        if !self.is_system {
+            return to_ms(self.clock.wall());
+        }
+        let now_ns = duration_ns(monotonic);
+        if now_ns.abs_diff(self.wall_read_ns.load(Ordering::Relaxed)) < WALL_FOLLOWED_NS {
+            let ahead = self.wall_ahead_ns.load(Ordering::Relaxed);
+            return now_ns.saturating_add_signed(ahead) / 1_000_000;
+        }
+        let wall_ns = to_ns(self.clock.wall());
+        // Whoever was stopped between the two readings does not know how far they are apart.
+        if duration_ns(self.clock.monotonic()).saturating_sub(now_ns) < WALL_APART_NS {
+            let ahead = wall_ns.cast_signed().saturating_sub(now_ns.cast_signed());
+            self.wall_ahead_ns.store(ahead, Ordering::Relaxed);
+            self.wall_read_ns.store(now_ns, Ordering::Relaxed);
+        }
+        wall_ns / 1_000_000
+    }
+
     /// Reads the clock and moves store time forward.
     pub(crate) fn read(&self) -> Reading {
-        let (wall, monotonic) = (to_ms(self.clock.wall()), self.clock.monotonic());
+        let monotonic = self.clock.monotonic();
+        let wall = self.wall_ms(monotonic);
         let ahead = offset(wall, duration_ms(monotonic))
             .saturating_sub(self.trusted_ms.load(Ordering::Acquire));
         let jumped = u64::try_from(ahead).is_ok_and(|ahead| ahead > self.jump_bound_ms);

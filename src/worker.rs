@@ -1,6 +1,6 @@
-//! The background threads: one commits for async callers and syncs in time, one prepares and
-//! drops segments. The only home of threads that stay. A panic while one commits, or prepares what
-//! callers wait for, poisons the store through the log.
+//! The background threads: one commits for async callers and syncs in time, one makes room ahead
+//! of the log, one does what no caller waits for. The only home of threads that stay. A panic
+//! while one commits, or prepares what callers wait for, poisons the store through the log.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -26,7 +26,9 @@ const UPKEEP_EVERY_MAX: Duration = Duration::from_secs(600);
 pub(crate) struct Bell {
     // LOCK: bell (a leaf)
     state: Mutex<Asked>,
-    rung: Condvar,
+    for_commit: Condvar,
+    for_blocks: Condvar,
+    for_upkeep: Condvar,
     /// Something was committed since the committer last looked. `Release` by whoever committed,
     /// `Acquire` where it is taken.
     active: AtomicBool,
@@ -37,6 +39,7 @@ struct Asked {
     commit: bool,
     /// When the next timed look is due, in real time.
     due: Option<Duration>,
+    blocks: bool,
     upkeep: bool,
     stop: bool,
     /// When it is to be seen whether the log has gone quiet, in real time.
@@ -51,19 +54,24 @@ impl Helpers for Bell {
             Some(due) => asked.due = Some(asked.due.map_or(due, |other| other.min(due))),
         }
         drop(asked);
-        self.rung.notify_all();
+        self.for_commit.notify_one();
+    }
+
+    fn blocks_due(&self) {
+        self.state.lock().blocks = true;
+        self.for_blocks.notify_one();
     }
 
     fn upkeep_due(&self) {
         self.state.lock().upkeep = true;
-        self.rung.notify_all();
+        self.for_upkeep.notify_one();
     }
 
     fn went_idle(&self) {
         // The first batch of a burst rings; those after it only say that it goes on.
         if !self.active.swap(true, Ordering::AcqRel) {
             self.state.lock().quiet_at.get_or_insert(real_monotonic() + IDLE);
-            self.rung.notify_all();
+            self.for_commit.notify_one();
         }
     }
 }
@@ -84,6 +92,9 @@ impl Workers {
         let workers = Workers { bell: Arc::clone(&bell), threads: Mutex::default() };
         let (weak, rung) = (Arc::downgrade(engine), Arc::clone(&bell));
         workers.spawn("oncelog-commit", move || commit_loop(&weak, &rung))?;
+        let (weak, rung) = (Arc::downgrade(engine), Arc::clone(&bell));
+        let blocks = workers.spawn("oncelog-blocks", move || blocks_loop(&weak, &rung));
+        blocks.inspect_err(|_| workers.stop())?;
         let weak = Arc::downgrade(engine);
         let upkeep = workers.spawn("oncelog-upkeep", move || upkeep_loop(&weak, &bell));
         upkeep.inspect_err(|_| workers.stop())?;
@@ -101,7 +112,9 @@ impl Workers {
     /// Ends the threads and waits for them.
     pub(crate) fn stop(&self) {
         self.bell.state.lock().stop = true;
-        self.bell.rung.notify_all();
+        for rung in [&self.bell.for_commit, &self.bell.for_blocks, &self.bell.for_upkeep] {
+            rung.notify_one();
+        }
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             // A thread that drops the last handle stops itself; it cannot wait for itself.
@@ -145,9 +158,9 @@ impl Bell {
                 }
             }
             match asked.due.into_iter().chain(asked.quiet_at).min() {
-                None => self.rung.wait(&mut asked),
+                None => self.for_commit.wait(&mut asked),
                 Some(at) => {
-                    self.rung.wait_for(&mut asked, at.saturating_sub(now));
+                    self.for_commit.wait_for(&mut asked, at.saturating_sub(now));
                 }
             }
         }
@@ -177,7 +190,24 @@ fn commit_loop(engine: &Weak<Engine>, bell: &Bell) {
     }
 }
 
-/// Prepares segments and writes hints when asked; expires when time has passed, however often it
+/// Makes room ahead of the log when asked, whatever else the store is busy with.
+fn blocks_loop(engine: &Weak<Engine>, bell: &Bell) {
+    loop {
+        {
+            let mut asked = bell.state.lock();
+            while !asked.stop && !std::mem::take(&mut asked.blocks) {
+                bell.for_blocks.wait(&mut asked);
+            }
+            if asked.stop {
+                return;
+            }
+        }
+        let Some(engine) = engine.upgrade() else { return };
+        engine.log.prepare();
+    }
+}
+
+/// Writes hints and lets shards grow when asked; expires when time has passed, however often it
 /// is asked for something else.
 fn upkeep_loop(engine: &Weak<Engine>, bell: &Bell) {
     let Some(every) = engine.upgrade().map(|engine| upkeep_every(&engine)) else { return };
@@ -187,7 +217,7 @@ fn upkeep_loop(engine: &Weak<Engine>, bell: &Bell) {
             let mut asked = bell.state.lock();
             while !asked.stop && !asked.upkeep {
                 let left = expire_at.saturating_sub(real_monotonic());
-                if left.is_zero() || bell.rung.wait_for(&mut asked, left).timed_out() {
+                if left.is_zero() || bell.for_upkeep.wait_for(&mut asked, left).timed_out() {
                     break;
                 }
             }

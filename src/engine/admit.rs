@@ -151,6 +151,8 @@ impl Engine {
             let now = self.now();
             let (changes, candidates) = {
                 let mut shard = self.shard(keyed.hash).lock();
+                // The lines come while the open claims are looked at.
+                shard.index.prefetch(keyed.hash);
                 if let Some(admitted) =
                     self.admit_open(&mut shard, keyed, fingerprint, caller, now)?
                 {
@@ -366,6 +368,7 @@ impl Engine {
             let now = self.now();
             let (changes, candidates) = {
                 let mut shard = self.shard(keyed.hash).lock();
+                shard.index.prefetch(keyed.hash);
                 if let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) {
                     self.lapse(entry, now);
                     if entry.state != State::Open {

@@ -226,7 +226,7 @@ impl Engine {
 
     /// Does the work that no caller waits for.
     pub(crate) fn upkeep(&self) {
-        for segment in self.log.upkeep() {
+        for segment in self.log.hint_sealed() {
             self.shards.iter().for_each(|shard| shard.0.lock().index.hinted(segment));
         }
         let growing = std::mem::take(&mut *self.growing.lock());

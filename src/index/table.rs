@@ -147,6 +147,7 @@ impl Table {
         let mut at = 0;
         while at < count {
             let line = reached[at].line;
+            self.prefetch_others(line);
             for slot in 0..SLOTS {
                 let Some((tag, _)) = self.lines[line].get(slot) else { continue };
                 let other = self.alternate(line, tag);
@@ -164,6 +165,15 @@ impl Table {
             at += 1;
         }
         None
+    }
+
+    /// Asks the memory for every line that a slot of this one could move to.
+    fn prefetch_others(&self, line: usize) {
+        for slot in 0..SLOTS {
+            if let Some((tag, _)) = self.lines[line].get(slot) {
+                prefetch(&self.lines[self.alternate(line, tag)]);
+            }
+        }
     }
 
     /// Moves one key after the other, the last of the chain first, and returns the slot that is

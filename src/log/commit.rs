@@ -3,56 +3,58 @@
 //! ```text
 //! gathering > (its leader writes and syncs, the next batch gathers) > done
 //! ```
-//! A blocking caller never leaves before its batch is done, so leadership can be handed to it.
+//! A blocking caller never leaves before its batch is done, so leadership can be offered to it.
+
+use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::Word;
+
+/// What the word of a batch says.
+const GATHERING: u32 = 0;
+/// Leadership was offered, and nobody has come for it yet.
+const LEAD: u32 = 1;
+const DONE: u32 = 2;
 
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    // LOCK: batch (a leaf)
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Leadership was handed over, and nobody has taken it yet.
-    lead: bool,
-    outcome: Option<Result<()>>,
+    word: Word,
+    /// Set before the word says that it is done.
+    outcome: OnceLock<Result<()>>,
 }
 
 /// What a waiting caller is to do.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// Commit: leadership is the caller's.
+    /// Commit, unless somebody has begun to.
     Lead,
     /// Go on: the batch is durable, or it failed.
     Done(Result<()>),
 }
 
 impl Batch {
-    /// Hands leadership to one of the blocking callers that wait, or will wait.
-    pub(crate) fn hand_over(&self) {
-        self.state.lock().lead = true;
-        self.changed.notify_one();
+    /// Offers leadership to one of the blocking callers that wait, or will wait.
+    pub(crate) fn offer_lead(&self) {
+        if self.word.exchange(GATHERING, LEAD) {
+            self.word.wake_one();
+        }
     }
 
     pub(crate) fn finish(&self, outcome: Result<()>) {
-        self.state.lock().outcome.get_or_insert(outcome);
-        self.changed.notify_all();
+        self.outcome.set(outcome).ok();
+        self.word.store(DONE);
+        self.word.wake_all();
     }
 
     pub(crate) fn wait(&self) -> Turn {
-        let mut state = self.state.lock();
         loop {
-            if let Some(outcome) = &state.outcome {
+            if let Some(outcome) = self.outcome.get() {
                 return Turn::Done(outcome.clone());
             }
-            if std::mem::take(&mut state.lead) {
+            if self.word.exchange(LEAD, GATHERING) {
                 return Turn::Lead;
             }
-            self.changed.wait(&mut state);
+            self.word.sleep_while(GATHERING);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Group commit: one of the callers writes and syncs for all, publishes, and hands on.
 //!
 //! Whoever finds no commit under way leads. When it is done and new work has been staged behind
-//! it, it hands leadership to a blocking caller of the next batch, else to the committer thread.
+//! it, it wakes a blocking caller of the next batch to lead, else the committer thread; whoever
+//! stages before that one has woken up leads instead, so that the disk need not wait for it.
 //! There is no timer: a batch is what gathered while the one before it was synced.
 
 use std::cell::RefCell;
@@ -30,12 +31,22 @@ impl<D> Log<D> {
                 }
                 loop {
                     match batch.wait() {
-                        Turn::Lead => self.lead(publish),
+                        Turn::Lead if self.takes_the_lead(&batch) => self.lead(publish),
+                        Turn::Lead => {}
                         Turn::Done(outcome) => return outcome,
                     }
                 }
             }
         }
+    }
+
+    /// Whether leadership is still to be had for those who wait for `batch`. Whoever staged in the
+    /// meantime may have taken it: a thread that runs is there before one that is being woken.
+    fn takes_the_lead(&self, batch: &Arc<Batch>) -> bool {
+        let mut state = self.state.lock();
+        let takes = !state.leading && Arc::ptr_eq(&state.batch, batch);
+        state.leading |= takes;
+        takes
     }
 
     /// The same for a caller who does not wait.
@@ -114,8 +125,11 @@ impl<D> Log<D> {
         if sealed && self.poison.get().is_none() {
             self.unhinted.lock().extend(work.sealed);
         }
-        if sealed || work.wants_segment {
+        if sealed {
             self.help(|helpers| helpers.upkeep_due());
+        }
+        if work.wants_segment {
+            self.help(|helpers| helpers.blocks_due());
         }
         guard.disarm();
         next
@@ -176,19 +190,19 @@ impl<D> Log<D> {
         Ok(())
     }
 
-    /// Gives leadership to the next batch, or up. Nobody leads while a batch is published: wakers
-    /// are other people's code, and may come back to the store.
+    /// Gives leadership up, and offers it to the next batch. Nobody leads while a batch is
+    /// published: wakers are other people's code, and may come back to the store.
     fn hand_over(&self, work: &Work<D>, outcome: &Result<()>) -> Next {
         let mut state = self.state.lock();
         state.syncing_since = None;
         if outcome.is_ok() {
             state.staging.durable = work.upto;
         }
+        state.leading = false;
         if state.blocking > 0 {
-            state.batch.hand_over();
+            state.batch.offer_lead();
             return Next::Somebody;
         }
-        state.leading = false;
         if let (Some(since), Durability::Buffered { sync_every }) =
             (state.staging.unsynced_since, self.durability)
         {

@@ -25,6 +25,8 @@ use crate::storage::{File, Storage};
 /// Blocks are allocated this far ahead, at least and at most: a small store stays small.
 const AHEAD_BYTES_MIN: u64 = 64 * 1024;
 const AHEAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Blocks are allocated so many bytes at a time in the background.
+const PIECE_BYTES: u64 = 1024 * 1024;
 
 /// One step on the way to durability; they are done in order.
 #[derive(Debug)]
@@ -261,22 +263,25 @@ impl Staging {
 
     /// Whether blocks are to be allocated in the background soon. Says so once.
     pub(crate) fn wants_blocks(&mut self) -> bool {
-        let wants = !self.asked_for_blocks && self.lacks_blocks();
+        let wants = !self.asked_for_blocks && self.lacks_blocks(self.ahead());
         self.asked_for_blocks |= wants;
         wants
     }
 
-    fn lacks_blocks(&self) -> bool {
+    fn lacks_blocks(&self, ahead: u64) -> bool {
         let left = self.tail.allocated.saturating_sub(self.tail.offset);
-        left < self.ahead() && self.tail.allocated < self.tail.header.segment_bytes
+        left < ahead && self.tail.allocated < self.tail.header.segment_bytes
     }
 
-    /// Begins to allocate ahead, without the lock of the log; to be ended.
+    /// Begins to allocate ahead, without the lock of the log; to be ended. A piece at a time, so
+    /// that who waits for blocks waits for few.
     pub(crate) fn begin_blocks(&mut self) -> Option<(Arc<dyn File>, Range<u64>)> {
-        if self.allocating || !self.lacks_blocks() {
+        if self.allocating || !self.lacks_blocks(2 * self.ahead()) {
             return None;
         }
-        let missing = self.missing(self.tail.offset + 2 * self.ahead());
+        let start = self.tail.allocated.max(self.tail.offset);
+        let end = self.tail.offset + 2 * self.ahead();
+        let missing = self.missing(end.min(start + PIECE_BYTES));
         self.allocating = true;
         Some((Arc::clone(&self.tail.file), missing))
     }

@@ -137,17 +137,17 @@ impl<D> Log<D> {
         self.checkpoint(|checkpoint| checkpoint.time_ms = checkpoint.time_ms.max(time_ms))
     }
 
-    /// Makes the file of the next segment, and the hint files of sealed ones. A failure to do so
-    /// harms nothing: the segment is then made when it is needed, the hints at the next open.
-    /// Returns the segments whose hints need no longer be kept by the shards.
-    pub(crate) fn upkeep(&self) -> Vec<u64> {
-        self.allocate_ahead();
+    /// Gives the tail blocks and the next segment its file, before a caller would have to. What
+    /// fails is tried again by whoever needs it.
+    pub(crate) fn prepare(&self) {
+        while self.allocate_ahead() {}
         self.prepare_segment();
-        self.hint_sealed()
     }
 
-    /// Writes the hint files of segments that were sealed, and gives their unused ends back.
-    fn hint_sealed(&self) -> Vec<u64> {
+    /// Writes the hint files of segments that were sealed, and gives their unused ends back. A
+    /// failure harms nothing: the hints are then made at the next open. Returns the segments whose
+    /// hints need no longer be kept by the shards.
+    pub(crate) fn hint_sealed(&self) -> Vec<u64> {
         let sealed = std::mem::take(&mut *self.unhinted.lock());
         let mut hinted = Vec::with_capacity(sealed.len());
         for sealed in sealed {
@@ -181,12 +181,13 @@ impl<D> Log<D> {
         file.discard(unused)
     }
 
-    fn allocate_ahead(&self) {
+    /// Allocates a piece; `false` where there is none to be had.
+    fn allocate_ahead(&self) -> bool {
         let begun = {
             let mut state = self.state.lock();
             if state.closed { None } else { state.staging.begin_blocks() }
         };
-        let Some((file, missing)) = begun else { return };
+        let Some((file, missing)) = begun else { return false };
         let end = missing.end;
         let guard = PoisonOnUnwind::armed(|error| {
             self.set_poison(&error);
@@ -199,6 +200,7 @@ impl<D> Log<D> {
         let end = allocated.is_ok().then_some(end);
         self.state.lock().staging.end_blocks(&file, end);
         self.prepared.notify_all();
+        end.is_some()
     }
 
     fn prepare_segment(&self) {

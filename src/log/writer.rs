@@ -25,7 +25,9 @@ use crate::time::Reading;
 pub(crate) trait Helpers: Send + Sync {
     /// Staged records wait for a leader, or for a sync after `due` of real time.
     fn commit_due(&self, due: Option<Duration>);
-    /// The tail is half full, or a segment was sealed.
+    /// The tail needs blocks, or the next segment its file.
+    fn blocks_due(&self);
+    /// A segment was sealed, or a shard wants to grow.
     fn upkeep_due(&self);
     /// A batch was committed, and nothing is staged behind it.
     fn went_idle(&self);
@@ -339,7 +341,7 @@ impl<D> Log<D> {
     ) -> Result<Placed> {
         let placed = staging.append(&self.maker, &self.segments, now_ms, draft, finish);
         if staging.wants_blocks() {
-            self.ask_for_upkeep();
+            self.help(|helpers| helpers.blocks_due());
         }
         if let Err(error @ Error::Io { .. }) = &placed {
             self.set_poison(error);
