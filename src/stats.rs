@@ -108,4 +108,6 @@ pub struct Recovery {
     pub responses: u64,
     /// Claims that an earlier process left open.
     pub orphans: u64,
+    /// Records whose erasure a crash had interrupted.
+    pub erasures_finished: u64,
 }

@@ -316,6 +316,54 @@ impl Store {
         worker::expire(&self.0.engine)
     }
 
+    /// Erases what is stored of a scope, so that it is as if it had never been claimed: gone for
+    /// every reader, and overwritten on disk when the call returns, with the claims and checkpoints
+    /// that led to it. `false` where nothing is stored, and for a claim that is open (running or an
+    /// orphan: that is to be ended first).
+    ///
+    /// It reads the segments, of at most 64 MiB each, from the first claim to the completion. What
+    /// no index names goes with its segment: claims that were released, responses that had expired
+    /// and were replaced.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where damage is in the way, [`Error::Full`] where there is no room for the
+    /// record that says so: the response is still there then. [`Error::Io`] and
+    /// [`Error::Poisoned`] leave it in doubt; the next open finishes what had begun.
+    /// [`Error::TooLarge`], [`Error::Invalid`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> oncelog::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use oncelog::{Claim, Fingerprint, Scope, Store};
+    ///
+    /// let store = Store::open(dir.path())?;
+    /// let scope = Scope { organization: "acme", method: "POST", path: "/orders", key: "k-1" };
+    /// let claim = store.claim(scope, Fingerprint::of(b"body"))?;
+    /// let Claim::Granted(permit) = claim else { panic!("{claim:?}") };
+    /// assert!(!store.forget(scope)?, "a claim that is open is not forgotten");
+    /// permit.complete(b"created")?;
+    /// assert!(store.forget(scope)?);
+    /// assert!(store.lookup(scope)?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn forget(&self, scope: Scope<'_>) -> Result<bool> {
+        let engine = &self.0.engine;
+        engine.forget(&engine.keyed(scope)?)
+    }
+
+    /// The same for everything of an organization that had ended before the call; open claims are
+    /// kept. Reads the whole store, a segment at a time. Returns how many responses there were that
+    /// could still be replayed.
+    ///
+    /// # Errors
+    /// As [`forget`](Store::forget). What was erased before the error stays erased, and another
+    /// call goes on from there.
+    pub fn forget_organization(&self, organization: &str) -> Result<u64> {
+        self.0.engine.forget_organization(organization)
+    }
+
     /// Makes everything acknowledged so far durable, whatever the durability mode.
     ///
     /// ```

@@ -176,9 +176,11 @@ impl Engine {
                 }
                 (shard.changes, candidates)
             };
-            let replaced = match self.see(keyed, &candidates, now)? {
-                Seen::Live(stored) => return Ok(self.answer_stored(stored, fingerprint)),
-                Seen::Absent(replaced) => replaced,
+            let replaced = match self.see(keyed, &candidates, now) {
+                Ok(Seen::Live(stored)) => return Ok(self.answer_stored(stored, fingerprint)),
+                Ok(Seen::Absent(replaced)) => replaced,
+                Err(_) if self.has_changed(keyed.hash, changes) => continue,
+                Err(error) => return Err(error),
             };
             let mut shard = self.shard(keyed.hash).lock();
             if shard.changes == changes {
@@ -188,7 +190,12 @@ impl Engine {
         }
     }
 
-    fn candidates(&self, shard: &Shard, hash: u64) -> Candidates {
+    /// Whether a shard is no longer as it was. What could not be read may have been erased then.
+    fn has_changed(&self, hash: u64, changes: u64) -> bool {
+        self.shard(hash).lock().changes != changes
+    }
+
+    pub(in crate::engine) fn candidates(&self, shard: &Shard, hash: u64) -> Candidates {
         shard.index.candidates(hash, self.log.segments.oldest())
     }
 
@@ -384,11 +391,10 @@ impl Engine {
                 }
                 (shard.changes, self.candidates(&shard, keyed.hash))
             };
-            if let Seen::Live(stored) = self.see(keyed, &candidates, now)? {
-                return Ok(Some(Status::Completed(stored)));
-            }
-            if self.shard(keyed.hash).lock().changes == changes {
-                return Ok(None);
+            match self.see(keyed, &candidates, now) {
+                Ok(Seen::Live(stored)) => return Ok(Some(Status::Completed(stored))),
+                seen if self.has_changed(keyed.hash, changes) => drop(seen),
+                seen => return seen.map(|_| None),
             }
         }
     }

@@ -19,6 +19,7 @@ pub(crate) mod inflight;
 pub(crate) mod ticket;
 
 pub(crate) mod admit;
+pub(crate) mod erase;
 pub(crate) mod finish;
 
 use std::sync::Arc;

@@ -614,6 +614,18 @@ impl<'a> Draft<'a> {
         draft.with(&[], &[])
     }
 
+    pub(crate) fn forget(hash: u64, at: Location) -> Draft<'a> {
+        let draft = Draft::new(Kind::Forget, 0, 0, |fields| {
+            fields.u64(hash).u64(at.segment()).u64(at.offset());
+        });
+        draft.with(&[], &[])
+    }
+
+    /// `zeros` are all that it holds.
+    pub(crate) fn erased(zeros: &'a [&'a [u8]]) -> Draft<'a> {
+        Draft::new(Kind::Erased, 0, 0, |_| {}).with(&[], zeros)
+    }
+
     pub(crate) fn seal(summary: &Summary) -> Draft<'a> {
         Draft::new(Kind::Seal, 0, 0, |fields| put_summary(fields, summary)).with(&[], &[])
     }

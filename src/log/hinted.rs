@@ -109,7 +109,7 @@ pub(crate) fn rebuild(
                 entries.push(response(hash_key.hash(complete.scope), entry.offset));
             }
             Record::Forget { hash, .. } => {
-                entries.push(Hint { hash, granule: granule(entry.offset), forget: true });
+                entries.push(forget(hash, entry.offset));
             }
             Record::Seal(summary) => found = Some((entry.header.lsn, entry.offset, summary)),
             _ => {}
@@ -130,6 +130,11 @@ pub(crate) fn rebuild(
 /// The hint of a response.
 pub(crate) fn response(hash: u64, offset: u64) -> Hint {
     Hint { hash, granule: granule(offset), forget: false }
+}
+
+/// The hint of a FORGET.
+pub(crate) fn forget(hash: u64, offset: u64) -> Hint {
+    Hint { hash, granule: granule(offset), forget: true }
 }
 
 /// `offset` is within a segment.

@@ -16,6 +16,7 @@ pub(crate) mod staging;
 
 pub(crate) mod writer;
 
+pub(crate) mod erasure;
 pub(crate) mod leader;
 pub(crate) mod upkeep;
 

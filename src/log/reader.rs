@@ -68,12 +68,14 @@ pub(crate) fn scan<'a>(
 }
 
 /// What the valid records behind a bad spot say.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Beyond {
     /// The highest promise among them.
     pub(crate) promise: Lsn,
     /// The lowest LSN among them.
     pub(crate) lowest: Option<Lsn>,
+    /// What FORGETs among them name.
+    pub(crate) forgotten: Vec<Location>,
 }
 
 /// Looks at every place from `offset` on for records that verify, header and body.
@@ -81,7 +83,10 @@ pub(crate) fn look_ahead(bytes: &[u8], identity: Identity, offset: u64, beyond: 
     let mut at = offset;
     while at + Location::GRANULE <= bytes.len() as u64 {
         match next(bytes, identity, at) {
-            Ok((header, _)) => {
+            Ok((header, record)) => {
+                if let Record::Forget { segment, offset, .. } = record {
+                    beyond.forgotten.extend(Location::checked(segment, offset));
+                }
                 beyond.promise = beyond.promise.max(header.promise());
                 beyond.lowest = Some(beyond.lowest.map_or(header.lsn, |low| low.min(header.lsn)));
                 at += header.record_bytes() as u64;
@@ -89,6 +94,13 @@ pub(crate) fn look_ahead(bytes: &[u8], identity: Identity, offset: u64, beyond: 
             Err(_) => at += Location::GRANULE,
         }
     }
+}
+
+/// The next place behind `offset` where a record verifies, and its header.
+pub(crate) fn next_good(bytes: &[u8], identity: Identity, offset: u64) -> Option<(u64, Header)> {
+    let behind = (offset / Location::GRANULE + 1)..(bytes.len() as u64 / Location::GRANULE);
+    let mut places = behind.map(|granule| granule * Location::GRANULE);
+    places.find_map(|at| Some((at, next(bytes, identity, at).ok()?.0)))
 }
 
 /// Whether all bytes from `offset` on are zeros.

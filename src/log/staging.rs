@@ -350,6 +350,11 @@ impl Staging {
         summary.expires_ms_max = summary.expires_ms_max.max(expires_ms);
     }
 
+    /// The same for a FORGET.
+    pub(crate) fn hint_forget(&mut self, hash: u64, location: Location) {
+        self.tail.hints.push(hinted::forget(hash, location.offset()));
+    }
+
     /// Seals the tail and goes on in the next segment.
     pub(crate) fn roll(&mut self, maker: &Maker, segments: &Segments) -> Result<()> {
         let number = self.tail.header.segment + 1;

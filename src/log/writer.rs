@@ -332,7 +332,7 @@ impl<D> Log<D> {
         Ok(state)
     }
 
-    fn append(
+    pub(in crate::log) fn append(
         &self,
         staging: &mut Staging,
         now_ms: u64,
@@ -381,7 +381,12 @@ impl<D> Log<D> {
     }
 
     /// When the oldest record that no sync has taken up was staged.
-    fn note_unsynced(&self, state: &mut State<D>, now: Duration, every: Duration) -> Duration {
+    pub(in crate::log) fn note_unsynced(
+        &self,
+        state: &mut State<D>,
+        now: Duration,
+        every: Duration,
+    ) -> Duration {
         *state.staging.unsynced_since.get_or_insert_with(|| {
             self.help(|helpers| helpers.commit_due(Some(now + every / 2)));
             now

@@ -89,7 +89,10 @@ pub(crate) fn recover<D>(
         writes: Writes::AtStaging,
     };
     let open: Vec<OpenClaim> = survey.replay.open.values().cloned().collect();
-    let (log, report) = survey.settle(maker, checkpoints, config, &time, &mut indexes)?;
+    let forgotten = survey.forgotten()?;
+    let mended: usize = survey.mended.values().map(Vec::len).sum();
+    let (log, mut report) = survey.settle(maker, checkpoints, config, &time, &mut indexes)?;
+    report.erasures_finished = log.finish_erasures(&forgotten)? + mended as u64;
     Ok(Some(Recovered { log, hash_key, time, indexes, open, report }))
 }
 

@@ -46,6 +46,7 @@ impl Survey<'_> {
                 checkpoint.durable_lsn = checkpoint.durable_lsn.min(header.previous_last_lsn);
             }
         })?;
+        self.write_mended()?;
         self.remove_strays()?;
         self.rewrite_unpromised()?;
         let next = Lsn::first_of(epoch);
@@ -73,6 +74,17 @@ impl Survey<'_> {
         // Without hint files the next open is slower, and nothing else.
         log.write_hints_in_memory();
         Ok((log, self.report))
+    }
+
+    /// Puts the records in place whose erasure a crash tore.
+    fn write_mended(&self) -> Result<()> {
+        for scanned in &self.scanned {
+            let Some(mended) = self.mended.get(&scanned.header.segment) else { continue };
+            let write = |(offset, erased): &(u64, Vec<u8>)| scanned.file.write_at(*offset, erased);
+            let written = mended.iter().try_for_each(write).and_then(|()| scanned.file.sync());
+            written.map_err(Error::io("finish an erasure"))?;
+        }
+        Ok(())
     }
 
     /// Removes what is not part of the store: dropped segments, drafts, prepared files, and

@@ -1,6 +1,7 @@
 //! The read-only half of recovery: loads what is sealed, scans what is not, finds the end of the
 //! log, and judges a bad spot. Nothing is changed here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::{Phase, Progress};
@@ -12,7 +13,8 @@ use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::format::superblock::Superblock;
 use crate::index::{Index, SHARDS, shard_of};
 use crate::location::{Location, Lsn};
-use crate::log::hinted::{self, HintFile, granule, read_whole};
+use crate::log::erasure::mend;
+use crate::log::hinted::{self, HintFile, read_whole};
 use crate::log::reader::{self, Beyond, End, Scan};
 use crate::log::segment_name;
 use crate::log::segments::{Segment, SegmentHints, Segments};
@@ -26,6 +28,17 @@ use crate::storage::{Access, File, Storage};
 
 /// From so many keys a shard on, filling the index is worth more than one thread.
 const KEYS_WORTH_A_THREAD: u64 = 256;
+
+/// No erasure takes longer, from its FORGET on.
+const ERASURE_MS_MAX: u64 = 3_600_000;
+
+/// How a look at the unsealed segments ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Ended,
+    /// A torn erasure was completed in memory; the look is to be taken again.
+    Mended,
+}
 
 /// A segment that was read in full.
 pub(in crate::recovery) struct Scanned {
@@ -53,6 +66,8 @@ pub(in crate::recovery) struct Survey<'a> {
     pub(in crate::recovery) replay: Replay,
     /// Segments behind the cut.
     pub(in crate::recovery) discarded: Vec<u64>,
+    /// What an erasure tore and is to be written in its place, by segment.
+    pub(in crate::recovery) mended: BTreeMap<u64, Vec<(u64, Vec<u8>)>>,
     pub(in crate::recovery) time_ms: u64,
     pub(in crate::recovery) last: Lsn,
     pub(in crate::recovery) report: Recovery,
@@ -76,6 +91,7 @@ impl<'a> Survey<'a> {
             scanned: Vec::new(),
             replay: Replay::default(),
             discarded: Vec::new(),
+            mended: BTreeMap::new(),
             time_ms: checkpoint.time_ms,
             last: Lsn::ZERO,
             report: Recovery { epoch: checkpoint.epoch + 1, ..Recovery::default() },
@@ -242,6 +258,15 @@ impl<'a> Survey<'a> {
 
     /// Reads every segment that is not sealed, finds the end of the log, and replays up to it.
     pub(in crate::recovery) fn scan(&mut self, tell: Tell<'_>) -> Result<()> {
+        let loaded = (self.last, self.time_ms, self.report.clone());
+        while self.scan_once(tell)? == Verdict::Mended {
+            (self.last, self.time_ms, self.report) = loaded.clone();
+            (self.replay, self.scanned) = (Replay::default(), Vec::new());
+        }
+        self.check_durable_end()
+    }
+
+    fn scan_once(&mut self, tell: Tell<'_>) -> Result<Verdict> {
         let mut segments = self.unsealed()?;
         let total = segments.len() as u64;
         self.report.segments = self.segments.totals().0 + total;
@@ -267,13 +292,15 @@ impl<'a> Survey<'a> {
             let goes_on = scanned.scan.end == End::Sealed;
             self.scanned.push(scanned);
             if !ends && !goes_on {
-                self.judge(&segments)?;
+                if self.judge(&segments)? == Verdict::Mended {
+                    return Ok(Verdict::Mended);
+                }
                 self.discarded = segments.iter().map(|(_, header)| header.segment).collect();
                 break;
             }
         }
         tell(Progress { phase: Phase::Scanning, done: total, total });
-        self.check_durable_end()
+        Ok(Verdict::Ended)
     }
 
     /// The segments above the newest sealed one, up to the last that has a good header.
@@ -298,7 +325,11 @@ impl<'a> Survey<'a> {
     }
 
     fn scan_segment(&mut self, file: Arc<dyn File>, header: SegmentHeader) -> Result<Scanned> {
-        let bytes = read_whole(&*file, self.superblock.segment_bytes)?;
+        let mut bytes = read_whole(&*file, self.superblock.segment_bytes)?;
+        for (offset, erased) in self.mended.get(&header.segment).into_iter().flatten() {
+            let start = usize::try_from(*offset).expect("within a segment");
+            bytes[start..start + erased.len()].copy_from_slice(erased);
+        }
         let (mut summary, mut hints, mut seal) = (Summary::default(), Vec::new(), None);
         let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
             let location = Location::new(header.segment, entry.offset);
@@ -312,7 +343,7 @@ impl<'a> Survey<'a> {
                     hints.push(hinted::response(hash, entry.offset));
                 }
                 Record::Forget { hash, .. } => {
-                    hints.push(Hint { hash: *hash, granule: granule(entry.offset), forget: true });
+                    hints.push(hinted::forget(*hash, entry.offset));
                 }
                 Record::Seal(_) => seal = Some(Placed { lsn: entry.header.lsn, location }),
                 _ => {}
@@ -327,16 +358,26 @@ impl<'a> Survey<'a> {
         Ok(Scanned { header, file, bytes, scan, summary, hints, seal })
     }
 
-    /// Whether the bad spot at the end of the newest scanned segment is damage.
-    fn judge(&mut self, later: &[(Arc<dyn File>, SegmentHeader)]) -> Result<()> {
+    /// Whether the bad spot at the end of the newest scanned segment is damage, or what an erasure
+    /// left half done.
+    fn judge(&mut self, later: &[(Arc<dyn File>, SegmentHeader)]) -> Result<Verdict> {
         let Some(Scanned { header, bytes, scan, .. }) = self.scanned.last() else {
-            return Ok(());
+            return Ok(Verdict::Ended);
         };
         let mut beyond = Beyond::default();
         reader::look_ahead(bytes, header.identity(), scan.offset, &mut beyond);
         for (file, header) in later {
             let bytes = read_whole(&**file, self.superblock.segment_bytes)?;
             reader::look_ahead(&bytes, header.identity(), DATA_START, &mut beyond);
+        }
+        let here = beyond.forgotten.iter().filter(|at| at.segment() == header.segment);
+        let named: BTreeSet<u64> = here.map(|at| at.offset()).collect();
+        if named.contains(&scan.offset) {
+            let mended = mend(&mut bytes.clone(), header, &named);
+            if !mended.is_empty() {
+                self.mended.entry(header.segment).or_default().extend(mended);
+                return Ok(Verdict::Mended);
+            }
         }
         let missing = match (scan.last, beyond.lowest) {
             (None, _) => header.first_lsn,
@@ -353,7 +394,24 @@ impl<'a> Survey<'a> {
         }
         self.report.cut = Some((header.segment, what));
         self.report.cut_bytes = used_bytes(bytes).saturating_sub(scan.offset);
-        Ok(())
+        Ok(Verdict::Ended)
+    }
+
+    /// Every place whose erasure may not have come to its end: what the unsealed segments forget,
+    /// and what sealed ones do that took records shortly before the end of the log.
+    pub(in crate::recovery) fn forgotten(&self) -> Result<Vec<(u64, Location)>> {
+        let mut forgotten = self.replay.forgotten.clone();
+        for (number, summary) in self.segments.sealed() {
+            if summary.forgets > 0 && summary.time_ms_max + ERASURE_MS_MAX >= self.time_ms {
+                self.segments.scan(number, |entry| {
+                    if let Record::Forget { hash, segment, offset } = entry.record {
+                        let location = Location::checked(segment, offset);
+                        forgotten.extend(location.map(|location| (hash, location)));
+                    }
+                })?;
+            }
+        }
+        Ok(forgotten)
     }
 
     /// The log must reach at least as far as CHECKPOINT says that it was durable.

@@ -4,6 +4,7 @@ mod batches;
 mod callbacks;
 mod directory;
 mod durability;
+mod erasure;
 mod expiry;
 mod futures;
 mod limits;

@@ -1,0 +1,191 @@
+//! Erasure: the one change of durable bytes. What a durable FORGET names is overwritten where it
+//! stands, by an ERASED record of the same length.
+//!
+//! ```text
+//! FORGET durable > gone for readers > overwritten > synced
+//! ```
+//! A crash in between, which may tear the record, is finished at the next open.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use crate::config::Durability;
+use crate::error::{Error, Result};
+use crate::format::record::{Draft, HEADER_BYTES, Header, Identity, Kind, Stamp};
+use crate::format::segment::SegmentHeader;
+use crate::location::{Location, Lsn};
+use crate::log::hinted::read_whole;
+use crate::log::reader::{self, End, Entry};
+use crate::log::segment_name;
+use crate::log::writer::Log;
+use crate::scope::OperationId;
+use crate::storage::Access;
+use crate::time::Reading;
+
+/// A record that is to be erased.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trace {
+    /// The keyed hash of its scope.
+    pub(crate) hash: u64,
+    pub(crate) location: Location,
+    pub(crate) header: Header,
+}
+
+impl Trace {
+    pub(crate) fn of(hash: u64, segment: u64, entry: &Entry<'_>) -> Trace {
+        Trace { hash, location: Location::new(segment, entry.offset), header: entry.header }
+    }
+
+    fn erased(&self, identity: Identity) -> Vec<u8> {
+        let Header { lsn, time_ms, .. } = self.header;
+        let durable = self.header.promise();
+        let stamp = Stamp { identity, offset: self.location.offset(), lsn, durable, time_ms };
+        erased(&stamp, self.header.record_bytes())
+    }
+}
+
+impl<D> Log<D> {
+    /// The operations that are open, and the newest record that every file holds.
+    pub(crate) fn open_operations(&self) -> (BTreeSet<OperationId>, Lsn) {
+        let state = self.state.lock();
+        let open = state.staging.open.values().map(|open| open.facts.operation).collect();
+        (open, state.staging.durable)
+    }
+
+    /// Stages a FORGET for each trace, in order. Returns how many, and why no more.
+    pub(crate) fn stage_forgets(&self, traces: &[Trace], now: Reading) -> (usize, Result<()>) {
+        let mut staged = 0;
+        let outcome = traces.iter().try_for_each(|trace| {
+            let mut draft = Draft::forget(trace.hash, trace.location);
+            let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
+            let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
+            state.staging.hint_forget(trace.hash, placed.location);
+            if let Durability::Buffered { sync_every } = self.durability {
+                self.note_unsynced(&mut state, now.real, sync_every);
+            }
+            staged += 1;
+            Ok(())
+        });
+        (staged, outcome)
+    }
+
+    /// Overwrites what durable FORGETs name. A failure poisons: the next open finishes it.
+    pub(crate) fn erase(&self, traces: &[Trace]) -> Result<()> {
+        // A claim whose end is gone would be found open. So the ends go last, after a sync.
+        let is_end = |trace: &&Trace| trace.header.kind == Kind::Complete;
+        self.erase_some(traces.iter().filter(|trace| !is_end(trace)))?;
+        self.erase_some(traces.iter().filter(is_end))
+    }
+
+    fn erase_some<'a>(&self, traces: impl Iterator<Item = &'a Trace>) -> Result<()> {
+        let mut by_segment: BTreeMap<u64, Vec<&Trace>> = BTreeMap::new();
+        for trace in traces {
+            by_segment.entry(trace.location.segment()).or_default().push(trace);
+        }
+        let erased = by_segment.into_iter().try_for_each(|(segment, traces)| {
+            let Some(identity) = self.segments.identity(segment) else { return Ok(()) };
+            let records = traces.iter().map(|t| (t.location.offset(), t.erased(identity)));
+            self.overwrite(segment, records)
+        });
+        erased.map_err(Error::io("erase a record")).inspect_err(|error| self.set_poison(error))
+    }
+
+    fn overwrite(
+        &self,
+        segment: u64,
+        records: impl Iterator<Item = (u64, Vec<u8>)>,
+    ) -> io::Result<()> {
+        let file = self.maker.storage.open(&segment_name(segment), Access::Write)?;
+        for (offset, bytes) in records {
+            file.write_at(offset, &bytes)?;
+        }
+        file.sync()
+    }
+
+    /// Erases what an earlier process was about to, where it did not come to the end of it.
+    pub(crate) fn finish_erasures(&self, forgotten: &[(u64, Location)]) -> Result<u64> {
+        let mut named: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+        for (_, location) in forgotten {
+            if self.segments.identity(location.segment()).is_some() {
+                named.entry(location.segment()).or_default().insert(location.offset());
+            }
+        }
+        let (mut traces, mut torn) = (Vec::new(), BTreeSet::new());
+        for &(hash, location) in forgotten {
+            match self.segments.read(location) {
+                Ok(Some(stored)) if is_erasable(stored.header.kind) => {
+                    traces.push(Trace { hash, location, header: stored.header });
+                }
+                Ok(_) => {}
+                Err(Error::Corrupt { .. }) => {
+                    torn.insert(location.segment());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut finished = traces.len() as u64;
+        self.erase(&traces)?;
+        for segment in torn {
+            finished += self.mend_segment(segment, &named[&segment])?;
+        }
+        Ok(finished)
+    }
+
+    fn mend_segment(&self, segment: u64, named: &BTreeSet<u64>) -> Result<u64> {
+        let file = self.maker.storage.open(&segment_name(segment), Access::Write);
+        let file = file.map_err(Error::io("open a segment"))?;
+        let mut bytes = read_whole(&*file, self.maker.segment_bytes)?;
+        let corrupt = |error: crate::format::DecodeError| Error::Corrupt {
+            segment,
+            offset: 0,
+            what: error.what(),
+        };
+        let header = SegmentHeader::decode(&bytes).map_err(corrupt)?;
+        let mended = mend(&mut bytes, &header, named);
+        self.overwrite(segment, mended.iter().cloned()).map_err(Error::io("erase a record"))?;
+        Ok(mended.len() as u64)
+    }
+}
+
+fn is_erasable(kind: Kind) -> bool {
+    matches!(kind, Kind::Claim | Kind::Progress | Kind::Complete)
+}
+
+/// An ERASED record of the same length as the one that it takes the place of.
+fn erased(stamp: &Stamp, record_bytes: usize) -> Vec<u8> {
+    let zeros = vec![0; record_bytes - HEADER_BYTES];
+    let mut bytes = Vec::with_capacity(record_bytes);
+    Draft::erased(&[&zeros]).write(stamp, &mut bytes);
+    debug_assert_eq!(bytes.len(), record_bytes);
+    bytes
+}
+
+/// Puts ERASED records in the place of those among `named` that an erasure tore, and returns what
+/// was put where.
+pub(crate) fn mend(
+    bytes: &mut [u8],
+    header: &SegmentHeader,
+    named: &BTreeSet<u64>,
+) -> Vec<(u64, Vec<u8>)> {
+    let mut mended = Vec::new();
+    loop {
+        let scan = reader::scan(bytes, header.identity(), header.first_lsn, |_| {});
+        let torn = matches!(scan.end, End::Bad(_)) && named.contains(&scan.offset);
+        let good = reader::next_good(bytes, header.identity(), scan.offset);
+        // Its length went with it: it reached as far as the next record.
+        let Some((end, next)) = good.filter(|_| torn) else { return mended };
+        let end = named.range(scan.offset + 1..).next().map_or(end, |&named| named.min(end));
+        let lsn = match scan.last {
+            None => header.first_lsn,
+            Some((_, Kind::Clean)) => Lsn::first_of(next.lsn.epoch()),
+            Some((last, _)) => last.next(),
+        };
+        let (identity, offset) = (header.identity(), scan.offset);
+        let stamp = Stamp { identity, offset, lsn, durable: Lsn::ZERO, time_ms: header.created_ms };
+        let start = usize::try_from(offset).expect("within a segment");
+        let end = usize::try_from(end).expect("within a segment");
+        let erased = erased(&stamp, end - start);
+        bytes[start..end].copy_from_slice(&erased);
+        mended.push((offset, erased));
+    }
+}
