@@ -326,10 +326,10 @@ impl Store {
     /// and were replaced.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where damage is in the way, [`Error::Full`] where there is no room for the
-    /// record that says so: the response is still there then. [`Error::Io`] and
-    /// [`Error::Poisoned`] leave it in doubt; the next open finishes what had begun.
-    /// [`Error::TooLarge`], [`Error::Invalid`], [`Error::Closed`].
+    /// [`Error::Corrupt`] where damage is in the way, [`Error::Full`] where there is no room to say
+    /// so in the log: the response is still there then. [`Error::Io`] and [`Error::Poisoned`]
+    /// leave it in doubt; the next open finishes what had begun. [`Error::TooLarge`],
+    /// [`Error::Invalid`], [`Error::Closed`].
     ///
     /// # Examples
     /// ```
