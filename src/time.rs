@@ -9,11 +9,11 @@
 //! most [`open_bound_ms`] past the persisted mark is a stop; one further ahead is held like a jump.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::{Clock, MS_MAX, duration_ms, duration_ns, real_monotonic, to_ms, to_ns};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::DecodeError;
@@ -16,6 +15,7 @@ use crate::log::hinted::{self, HintFile};
 use crate::log::segment_name;
 use crate::scope::HashKey;
 use crate::storage::{Access, File, Storage};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 /// Maps stay far below the system's 65,530 a process, descriptors below the usual 1,024.
