@@ -59,11 +59,6 @@ impl Signal {
         }
     }
 
-    /// Whether the event has happened.
-    pub(crate) fn has_fired(&self) -> bool {
-        self.state.lock().fired
-    }
-
     /// Sleeps until the event, or until `limit` of real time is over. `true` if it has happened.
     pub(crate) fn wait_for(&self, limit: Duration) -> bool {
         let mut state = self.state.lock();
