@@ -261,13 +261,10 @@ pub(crate) fn expire(engine: &Engine) -> Result<Expired> {
     let Some((newest, _)) = due.checked_sub(1).map(|last| sealed[last]) else {
         return Ok(expired);
     };
-    let before = engine.log.segments.totals();
-    let names = engine.log.drop_below(newest + 1, now_ms)?;
-    let after = engine.log.segments.totals();
-    expired.segments = before.0.saturating_sub(after.0);
-    expired.bytes = before.1.saturating_sub(after.1);
+    let dropped = engine.log.drop_below(newest + 1, now_ms)?;
+    (expired.segments, expired.bytes) = (dropped.segments, dropped.bytes);
     expired.responses = sealed[..due].iter().map(|(_, s)| u64::from(s.completes)).sum();
-    for name in names {
+    for name in dropped.names {
         // A file that stays is removed at the next open: CHECKPOINT says that it is not live.
         engine.storage.remove(&name).ok();
     }

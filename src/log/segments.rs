@@ -233,14 +233,17 @@ impl Segments {
         self.oldest.load(Ordering::Acquire)
     }
 
-    /// Makes every segment below `oldest` absent for readers.
-    pub(crate) fn drop_below(&self, oldest: u64) {
+    /// Makes every segment below `oldest` absent for readers. Returns how many there were, and the
+    /// bytes of their files.
+    pub(crate) fn drop_below(&self, oldest: u64) -> (u64, u64) {
         self.oldest.fetch_max(oldest, Ordering::Release);
         let mut live = self.live.write();
-        *live = live.split_off(&oldest);
+        let kept = live.split_off(&oldest);
+        let dropped = std::mem::replace(&mut *live, kept);
         drop(live);
         let mut sealed = self.sealed.lock();
         *sealed = sealed.split_off(&oldest);
+        (dropped.len() as u64, dropped.values().map(|segment| segment.bytes).sum())
     }
 
     /// How many there are, and the bytes of their files.
