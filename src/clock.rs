@@ -1,8 +1,8 @@
 //! The only reader of time: the clock of the system, and one that tests move by hand.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::sync::Mutex;
 
@@ -55,10 +55,17 @@ impl Clock for SystemClock {
 }
 
 /// Real time since the first call in this process, whatever clock a store has been given.
+#[cfg(not(any(shuttle, loom)))]
 #[expect(clippy::disallowed_methods, reason = "this file is the only reader of time")]
 pub(crate) fn real_monotonic() -> Duration {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    START.get_or_init(std::time::Instant::now).elapsed()
+}
+
+/// The time that a model checker lets pass.
+#[cfg(any(shuttle, loom))]
+pub(crate) fn real_monotonic() -> Duration {
+    crate::sync::checked::time::now()
 }
 
 /// A clock that moves only by hand, for tests. Clones share the time.

@@ -1,9 +1,7 @@
 //! Work on numbered pieces, on all cores, with the results in order.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-
-use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Mutex, thread};
 
 /// On how many threads a piece of work is worth being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +18,7 @@ pub(crate) fn for_each<T: Send>(
 ) -> Vec<T> {
     let threads = match threads {
         Threads::One => 1,
-        Threads::All => thread::available_parallelism().map_or(1, usize::from).min(count),
+        Threads::All => std::thread::available_parallelism().map_or(1, usize::from).min(count),
     };
     if threads <= 1 {
         return (0..count).map(work).collect();

@@ -3,6 +3,7 @@
 use std::io;
 
 /// Random bytes that nobody can foresee.
+#[cfg(not(shuttle))]
 pub(crate) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut filled = 0;
@@ -10,6 +11,16 @@ pub(crate) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
         let flags = rustix::rand::GetRandomFlags::empty();
         filled += rustix::rand::getrandom(&mut bytes[filled..], flags)?;
     }
+    Ok(bytes)
+}
+
+/// The bytes that a model checker draws, so that a schedule can be repeated.
+#[cfg(shuttle)]
+pub(crate) fn bytes<const N: usize>() -> io::Result<[u8; N]> {
+    use shuttle::rand::RngCore;
+
+    let mut bytes = [0; N];
+    shuttle::rand::thread_rng().fill_bytes(&mut bytes);
     Ok(bytes)
 }
 

@@ -9,11 +9,11 @@
 //! most [`open_bound_ms`] past the persisted mark is a stop; one further ahead is held like a jump.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::{Clock, MS_MAX, duration_ms, duration_ns, real_monotonic, to_ms, to_ns};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -81,8 +81,17 @@ pub(crate) struct StoreTime {
 struct State {
     /// Wall minus monotonic time when the clock was last trusted.
     trusted_ms: i64,
-    /// Monotonic time at which the present jump was first seen.
-    held_since_ms: Option<u64>,
+    /// The present jump.
+    held: Option<Held>,
+}
+
+/// A jump that is not believed yet.
+#[derive(Clone, Copy)]
+struct Held {
+    /// Monotonic time at which it was first seen.
+    since_ms: u64,
+    /// Wall minus monotonic time then. A clock that moves on from there has jumped again.
+    offset_ms: i64,
 }
 
 impl StoreTime {
@@ -96,7 +105,8 @@ impl StoreTime {
         let high_ms = AtomicU64::new(start);
         let state = State {
             trusted_ms: offset(start, monotonic),
-            held_since_ms: (!believed).then_some(monotonic),
+            held: (!believed)
+                .then_some(Held { since_ms: monotonic, offset_ms: offset(wall, monotonic) }),
         };
         StoreTime {
             is_system: clock.is_system(),
@@ -157,14 +167,15 @@ impl StoreTime {
     fn read_doubtful(&self, wall: u64, now: Duration) -> Reading {
         let monotonic = duration_ms(now);
         let mut state = self.state.lock();
-        let ahead = offset(wall, monotonic).saturating_sub(state.trusted_ms);
+        let offset_ms = offset(wall, monotonic);
+        let ahead = offset_ms.saturating_sub(state.trusted_ms);
         let jumped = u64::try_from(ahead).is_ok_and(|ahead| ahead > self.jump_bound_ms);
-        if !jumped {
-            state.held_since_ms = None;
-        }
+        let same = |held: &Held| held.offset_ms.abs_diff(offset_ms) <= self.jump_bound_ms;
+        state.held = state.held.filter(|held| jumped && same(held));
         let held = jumped && {
-            let since = *state.held_since_ms.get_or_insert(monotonic);
-            monotonic.saturating_sub(since) < HOLD_MS
+            let first_seen = Held { since_ms: monotonic, offset_ms };
+            let since_ms = state.held.get_or_insert(first_seen).since_ms;
+            monotonic.saturating_sub(since_ms) < HOLD_MS
         };
         if jumped && !held {
             state.accept(wall, monotonic);
@@ -182,7 +193,7 @@ impl StoreTime {
 
     fn publish(&self, state: &State) {
         self.trusted_ms.store(state.trusted_ms, Ordering::Release);
-        self.held.store(state.held_since_ms.is_some(), Ordering::Release);
+        self.held.store(state.held.is_some(), Ordering::Release);
     }
 
     /// Takes the wall clock for the truth, as far ahead as it is.
@@ -199,7 +210,7 @@ impl StoreTime {
 impl State {
     fn accept(&mut self, wall_ms: u64, monotonic_ms: u64) {
         self.trusted_ms = offset(wall_ms, monotonic_ms);
-        self.held_since_ms = None;
+        self.held = None;
     }
 }
 
@@ -277,6 +288,22 @@ mod tests {
         clock.advance(Duration::from_millis(HOUR_MS));
         clock.set_wall(at(START + 2 * DAY_MS));
         assert!(time.read().is_held(), "the hour counts anew for every jump");
+    }
+
+    #[test]
+    fn a_jump_within_a_hold_is_held_for_an_hour_of_its_own() {
+        let (clock, time) = store_time(START, 0);
+        clock.set_wall(at(START + DAY_MS));
+        assert!(time.read().is_held());
+        clock.advance(Duration::from_millis(HOUR_MS - 1));
+        clock.set_wall(at(START + 365 * DAY_MS));
+        assert!(time.read().is_held());
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(time.read().now_ms, START + HOUR_MS);
+        clock.set_wall(at(START + DAY_MS + HOUR_MS));
+        assert_eq!(time.read().now_ms, START + HOUR_MS, "so does one that goes back a long way");
+        clock.advance(Duration::from_millis(HOUR_MS));
+        assert_eq!(time.read().now_ms, START + DAY_MS + 2 * HOUR_MS);
     }
 
     #[test]

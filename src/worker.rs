@@ -2,9 +2,7 @@
 //! of the log, one does what no caller waits for. The only home of threads that stay. A panic
 //! while one commits, or prepares what callers wait for, poisons the store through the log.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::real_monotonic;
@@ -12,7 +10,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::expiry::{self, Expired};
 use crate::log::writer::Helpers;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, thread};
 
 /// After this long without a commit the log promises that its last batch is durable.
 const IDLE: Duration = Duration::from_secs(1);
@@ -81,7 +80,7 @@ impl Helpers for Bell {
 pub(crate) struct Workers {
     bell: Arc<Bell>,
     // LOCK: threads (a leaf)
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 impl Workers {
@@ -103,7 +102,7 @@ impl Workers {
 
     #[expect(clippy::disallowed_methods, reason = "the only home of threads")]
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
-        let builder = std::thread::Builder::new().name(name.to_owned());
+        let builder = thread::Builder::new().name(name.to_owned());
         let thread = builder.spawn(run).map_err(Error::io("start a thread"))?;
         self.threads.lock().push(thread);
         Ok(())
@@ -118,7 +117,7 @@ impl Workers {
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             // A thread that drops the last handle stops itself; it cannot wait for itself.
-            if thread.thread().id() != std::thread::current().id() {
+            if thread.thread().id() != thread::current().id() {
                 thread.join().ok();
             }
         }
@@ -262,13 +261,10 @@ pub(crate) fn expire(engine: &Engine) -> Result<Expired> {
     let Some((newest, _)) = due.checked_sub(1).map(|last| sealed[last]) else {
         return Ok(expired);
     };
-    let before = engine.log.segments.totals();
-    let names = engine.log.drop_below(newest + 1, now_ms)?;
-    let after = engine.log.segments.totals();
-    expired.segments = before.0.saturating_sub(after.0);
-    expired.bytes = before.1.saturating_sub(after.1);
+    let dropped = engine.log.drop_below(newest + 1, now_ms)?;
+    (expired.segments, expired.bytes) = (dropped.segments, dropped.bytes);
     expired.responses = sealed[..due].iter().map(|(_, s)| u64::from(s.completes)).sum();
-    for name in names {
+    for name in dropped.names {
         // A file that stays is removed at the next open: CHECKPOINT says that it is not live.
         engine.storage.remove(&name).ok();
     }

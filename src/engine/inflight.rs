@@ -127,18 +127,20 @@ impl Inflight {
         all.filter(|(hash, _)| self.waiting.contains_key(hash))
     }
 
-    /// Removes a caller who waits no longer. One who leaves while the scope is free passes the
-    /// wake-up that it may have got on to the next.
+    /// Removes a caller who waits no longer. One who is not found was taken out to be woken, even
+    /// if the signal has not fired yet: while the scope is free, the wake-up goes on to the next.
     pub(crate) fn leave(&mut self, hash: u64, signal: &Arc<Signal>) -> Option<Arc<Signal>> {
-        let waiting = self.waiting.get_mut(&hash);
-        if let Some(waiting) = waiting {
+        let mut taken_out = true;
+        if let Some(waiting) = self.waiting.get_mut(&hash) {
+            let before = waiting.len();
             waiting.retain(|other| !Arc::ptr_eq(other, signal));
+            taken_out = waiting.len() == before;
             if waiting.is_empty() {
                 self.waiting.remove(&hash);
             }
         }
         let free = !self.entries.contains_key(&hash);
-        if free && signal.has_fired() { self.next_waiting(hash) } else { None }
+        if free && taken_out { self.next_waiting(hash) } else { None }
     }
 
     /// The caller who has waited longest.
@@ -159,5 +161,24 @@ impl Inflight {
     /// Everybody who waits.
     pub(crate) fn drain_waiting(&mut self) -> Vec<Arc<Signal>> {
         self.waiting.drain().flat_map(|(_, signals)| signals).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_leaves_between_being_chosen_and_being_woken_passes_the_wake_up_on() {
+        let mut inflight = Inflight::default();
+        let [first, second] = [(); 2].map(|()| Arc::<Signal>::default());
+        inflight.wait(1, Arc::clone(&first));
+        inflight.wait(1, Arc::clone(&second));
+        assert!(inflight.leave(1, &Arc::clone(&first)).is_none(), "nobody was chosen yet");
+        inflight.wait(1, Arc::clone(&first));
+        let chosen = inflight.next_waiting(1).unwrap();
+        assert!(Arc::ptr_eq(&chosen, &second));
+        let next = inflight.leave(1, &second).expect("the scope is free, and another waits");
+        assert!(Arc::ptr_eq(&next, &first));
     }
 }

@@ -23,7 +23,6 @@ pub(crate) mod erase;
 pub(crate) mod finish;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -41,6 +40,7 @@ use crate::scope::{HashKey, Token};
 use crate::stats::{Counters, Recovery, Stats};
 use crate::storage::Storage;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::time::{Reading, StoreTime};
 
 /// One store, behind every handle, permit and future.

@@ -22,10 +22,12 @@ use crate::location::Location;
 
 pub(crate) use crate::index::line::SEGMENTS;
 
-/// Shards, by the upper eight bits of a hash.
-pub(crate) const SHARDS: usize = 256;
+/// Shards, by the upper eight bits of a hash. A model checker gets few of them, and small ones, so
+/// that its threads meet.
+pub(crate) const SHARDS: usize = 1 << SHARD_BITS;
+const SHARD_BITS: u32 = if cfg!(shuttle) { 1 } else { 8 };
 /// 64 lines are a page.
-const LINES_MIN: f64 = 64.0;
+const LINES_MIN: f64 = if cfg!(shuttle) { 1.0 } else { 64.0 };
 /// A larger table has so many times the lines.
 const GROWTH: f64 = 1.125;
 /// Loads, in thousandths of the slots: when a larger table is asked for, when one that was sized
@@ -40,13 +42,13 @@ const SIZED_LOAD: f64 = 0.958;
 
 /// The shard of a hash.
 pub(crate) fn shard_of(hash: u64) -> usize {
-    usize::try_from(hash >> 56).expect("eight bits are left")
+    usize::try_from(hash >> (64 - SHARD_BITS)).expect("eight bits are left")
 }
 
 /// The hashes of a shard.
 pub(crate) fn hashes_of(shard: usize) -> RangeInclusive<u64> {
-    let first = (shard as u64) << 56;
-    first..=first | ((1 << 56) - 1)
+    let first = (shard as u64) << (64 - SHARD_BITS);
+    first..=first | (u64::MAX >> SHARD_BITS)
 }
 
 /// The places under one hash: nearly always none or one.

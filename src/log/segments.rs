@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::DecodeError;
@@ -17,6 +16,7 @@ use crate::log::reader::{self, Entry, Scan};
 use crate::log::segment_name;
 use crate::scope::HashKey;
 use crate::storage::{Access, File, Storage};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
 
 /// Maps stay far below the system's 65,530 a process, descriptors below the usual 1,024.
@@ -234,14 +234,17 @@ impl Segments {
         self.oldest.load(Ordering::Acquire)
     }
 
-    /// Makes every segment below `oldest` absent for readers.
-    pub(crate) fn drop_below(&self, oldest: u64) {
+    /// Makes every segment below `oldest` absent for readers. Returns how many there were, and the
+    /// bytes of their files.
+    pub(crate) fn drop_below(&self, oldest: u64) -> (u64, u64) {
         self.oldest.fetch_max(oldest, Ordering::Release);
         let mut live = self.live.write();
-        *live = live.split_off(&oldest);
+        let kept = live.split_off(&oldest);
+        let dropped = std::mem::replace(&mut *live, kept);
         drop(live);
         let mut sealed = self.sealed.lock();
         *sealed = sealed.split_off(&oldest);
+        (dropped.len() as u64, dropped.values().map(|segment| segment.bytes).sum())
     }
 
     /// How many there are, and the bytes of their files.

@@ -16,6 +16,15 @@ use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
 use crate::storage::{Access, Storage};
 
+/// Segments that are absent from now on.
+#[derive(Debug)]
+pub(crate) struct Dropped {
+    pub(crate) segments: u64,
+    pub(crate) bytes: u64,
+    /// Their files.
+    pub(crate) names: Vec<String>,
+}
+
 impl<D> Log<D> {
     /// Appends a CLEAN and syncs all there is; nothing can be staged afterwards.
     pub(crate) fn close(&self, publish: Publish<'_, D>) -> Result<()> {
@@ -118,8 +127,8 @@ impl<D> Log<D> {
     }
 
     /// Makes the segments below `oldest` absent: first on disk in both slots, then for readers.
-    /// Returns the names of the files that may now be removed.
-    pub(crate) fn drop_below(&self, oldest: u64, time_ms: u64) -> Result<Vec<String>> {
+    /// The files may be removed then.
+    pub(crate) fn drop_below(&self, oldest: u64, time_ms: u64) -> Result<Dropped> {
         self.check_poison()?;
         let from = self.segments.oldest();
         let written = self.checkpoints.lock().write_both(|checkpoint| {
@@ -127,8 +136,9 @@ impl<D> Log<D> {
             checkpoint.time_ms = checkpoint.time_ms.max(time_ms);
         });
         written.inspect_err(|error| self.poison_unless_closed(error))?;
-        self.segments.drop_below(oldest);
-        Ok((from..oldest).flat_map(|number| [segment_name(number), hint_name(number)]).collect())
+        let (segments, bytes) = self.segments.drop_below(oldest);
+        let names = (from..oldest).flat_map(|number| [segment_name(number), hint_name(number)]);
+        Ok(Dropped { segments, bytes, names: names.collect() })
     }
 
     /// Writes the highest store time, so that a restart goes on from it.

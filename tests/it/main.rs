@@ -13,6 +13,7 @@ mod faults;
 mod fixtures;
 mod kill;
 mod layering;
+mod linear;
 mod model;
 mod recovery_edges;
 mod restart;

@@ -1,4 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod caller;
 pub(crate) mod disk;
+pub(crate) mod history;
 pub(crate) mod model;

@@ -1,47 +1,35 @@
-//! Locks, the word that followers of a commit sleep on, and the one-shot event that a waiting
-//! caller sleeps on; the import point for all of them.
+//! Locks, the word that followers of a commit sleep on, atomics and threads, and the one-shot event
+//! that a waiting caller sleeps on; the import point for all of them.
 //!
-//! Every lock of the crate comes from here, so that a model checker can take their place.
+//! Under `cfg(shuttle)` and `cfg(loom)` those of a model checker take their place.
+
+#[cfg(any(shuttle, loom))]
+pub(crate) mod checked;
+#[cfg(not(any(shuttle, loom)))]
+mod word;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use rustix::thread::futex;
-
+#[cfg(not(any(shuttle, loom)))]
+pub(crate) use crate::sync::word::Word;
+#[cfg(not(any(shuttle, loom)))]
 pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+#[cfg(not(any(shuttle, loom)))]
+pub(crate) use std::sync::atomic;
+#[cfg(not(any(shuttle, loom)))]
+pub(crate) use std::thread;
 
-/// A number that threads sleep on until it changes. One system call wakes all of them, and none of
-/// them needs a lock to go on: through a condition variable each would take its mutex in turn.
-#[derive(Debug, Default)]
-pub(crate) struct Word(AtomicU32);
-
-impl Word {
-    /// `Release`, for whoever exchanges or sleeps afterwards.
-    pub(crate) fn store(&self, number: u32) {
-        self.0.store(number, Ordering::Release);
-    }
-
-    /// Puts `new` in the place of `old`; `false` where something else is there.
-    pub(crate) fn exchange(&self, old: u32, new: u32) -> bool {
-        self.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// Sleeps while the number is `number`. May return although it is.
-    pub(crate) fn sleep_while(&self, number: u32) {
-        // Whatever ends the sleep, an interruption too: the caller looks again.
-        futex::wait(&self.0, futex::Flags::PRIVATE, number, None).ok();
-    }
-
-    pub(crate) fn wake_one(&self) {
-        futex::wake(&self.0, futex::Flags::PRIVATE, 1).ok();
-    }
-
-    pub(crate) fn wake_all(&self) {
-        futex::wake(&self.0, futex::Flags::PRIVATE, i32::MAX.unsigned_abs()).ok();
-    }
-}
+#[cfg(any(shuttle, loom))]
+#[cfg_attr(loom, expect(unused_imports, reason = "loom sees a part of the engine"))]
+pub(crate) use crate::sync::checked::{Condvar, Mutex, MutexGuard, RwLock, Word};
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic;
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::atomic;
+#[cfg(shuttle)]
+pub(crate) use shuttle::thread;
 
 /// An event that happens once and is then remembered. A thread or a task may wait for it.
 #[derive(Debug, Default)]
@@ -69,11 +57,6 @@ impl Signal {
         if let Some(waker) = waker {
             wake(waker);
         }
-    }
-
-    /// Whether the event has happened.
-    pub(crate) fn has_fired(&self) -> bool {
-        self.state.lock().fired
     }
 
     /// Sleeps until the event, or until `limit` of real time is over. `true` if it has happened.
