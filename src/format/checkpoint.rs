@@ -7,6 +7,7 @@
 //! 48 u64 durable lsn  56 u64 epoch            64 u64 highest store time in ms
 //! ```
 
+use crate::clock::MS_MAX;
 use crate::format::{DecodeError, FORMAT_VERSION, Fields, Put, checksum};
 use crate::location::{Location, Lsn};
 
@@ -38,7 +39,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// The bytes of its slot.
-    pub(crate) fn encode(&self, store: [u8; 16]) -> Vec<u8> {
+    pub fn encode(&self, store: [u8; 16]) -> Vec<u8> {
         let mut slot = vec![0; SLOT_BYTES];
         Put::new(&mut slot[16..])
             .u64(self.generation)
@@ -106,6 +107,7 @@ fn decode_slot(slot: &[u8], store: [u8; 16]) -> Result<Checkpoint, DecodeError> 
         || checkpoint.sealed > checkpoint.tail
         || (checkpoint.tail == 0 && checkpoint.oldest != 1)
         || checkpoint.durable_lsn > Lsn::HIGHEST
+        || checkpoint.time_ms > MS_MAX
     {
         return Err(DecodeError::Damaged("impossible fields"));
     }

@@ -7,6 +7,7 @@
 //! 64 u64 time in ms    72 u64 segment bytes    80 zeros up to 4096
 //! ```
 
+use crate::clock::MS_MAX;
 use crate::format::record::Identity;
 use crate::format::{DecodeError, FORMAT_VERSION, Fields, Put, checksum};
 use crate::location::Lsn;
@@ -38,7 +39,7 @@ pub struct SegmentHeader {
 
 impl SegmentHeader {
     /// The bytes before [`DATA_START`].
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut copy = [0; COPY_BYTES];
         Put::new(&mut copy[16..])
             .bytes(&self.store)
@@ -97,6 +98,9 @@ fn decode_copy(copy: &[u8]) -> Result<SegmentHeader, DecodeError> {
     };
     if header.first_lsn.max(header.previous_last_lsn) > Lsn::HIGHEST {
         return Err(DecodeError::Damaged("an LSN beyond the range of LSNs"));
+    }
+    if header.created_ms > MS_MAX {
+        return Err(DecodeError::Damaged("a time beyond the range of times"));
     }
     Ok(header)
 }

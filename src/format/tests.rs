@@ -375,6 +375,21 @@ fn another_format_version_is_told_apart_from_damage() {
     }
 }
 
+#[test]
+fn a_time_that_no_record_can_hold_is_damage() {
+    let beyond = 1 << 48;
+    let header = SegmentHeader { created_ms: beyond, ..segment_header() };
+    let damaged = SegmentHeader::decode(&header.encode());
+    assert!(matches!(damaged, Err(DecodeError::Damaged(_))), "{damaged:?}");
+    let slot = Checkpoint { time_ms: beyond, ..slot(6) }.encode(STORE);
+    let damaged = Checkpoint::decode(&slot.repeat(2), STORE);
+    assert!(matches!(damaged, Err(DecodeError::Damaged(_))), "{damaged:?}");
+    for sound in [beyond - 1, 0] {
+        let header = SegmentHeader { created_ms: sound, ..segment_header() };
+        assert_eq!(SegmentHeader::decode(&header.encode()), Ok(header));
+    }
+}
+
 fn slot(generation: u64) -> Checkpoint {
     Checkpoint {
         generation,
