@@ -7,22 +7,16 @@
 #![no_main]
 #![expect(clippy::disallowed_methods, reason = "a store is damaged from outside")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, UNIX_EPOCH};
 
 use libfuzzer_sys::fuzz_target;
-use oncelog::format::record::{Header, Identity};
 use oncelog::{Background, Claim, Fingerprint, ManualClock, Reads, Scope, Status, Store};
-use oncelog_fuzz::{Place, mend_file, mend_header, mend_record, place};
-
-type Files = BTreeMap<String, Vec<u8>>;
+use oncelog_fuzz::edit::{Done, EDIT_BYTES, Files, apply};
 
 /// What a scope holds: its response, or that it is an orphan.
 type Known = Vec<(String, Option<Vec<u8>>)>;
-
-const EDIT_BYTES: usize = 7;
 
 static STORED: LazyLock<(Files, Known)> = LazyLock::new(|| {
     let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/it/fixtures");
@@ -66,15 +60,6 @@ fn open(files: &Files) -> (tempfile::TempDir, oncelog::Result<Store>) {
     (dir, store)
 }
 
-/// What was done to the files.
-#[derive(Default)]
-struct Done {
-    /// Checksums were mended, so that the files say something else.
-    forged: bool,
-    /// CHECKPOINT was touched: it may have gone back, and with it what is promised.
-    checkpoint: bool,
-}
-
 fuzz_target!(|input: &[u8]| {
     let (stored, known) = &*STORED;
     let mut files = stored.clone();
@@ -95,91 +80,6 @@ fuzz_target!(|input: &[u8]| {
         let _ = options.reads(Reads::Positioned).open(dir.path());
     }
 });
-
-/// An edit is: what, which file, where (2 bytes), how (3 bytes).
-fn apply(files: &mut Files, edit: &[u8], done: &mut Done) {
-    let names: Vec<String> = files.keys().cloned().collect();
-    if names.is_empty() {
-        return;
-    }
-    let name = &names[usize::from(edit[1]) % names.len()];
-    done.checkpoint |= name == "CHECKPOINT";
-    let bytes = files.get_mut(name).expect("the name was just listed");
-    if bytes.is_empty() {
-        return;
-    }
-    let at = usize::from(u16::from_le_bytes([edit[2], edit[3]])) % bytes.len();
-    let sector = at / 512 * 512..(at / 512 * 512 + 512).min(bytes.len());
-    match edit[0] % 7 {
-        0 => bytes[at] ^= edit[4].max(1),
-        1 => bytes.truncate(at),
-        2 => bytes[sector].fill(0),
-        3 => drop(files.remove(name)),
-        4 => {
-            let from = usize::from(edit[4]) * 512 % bytes.len();
-            let from = from..(from + sector.len()).min(bytes.len());
-            bytes.copy_within(from, sector.start);
-        }
-        5 => {
-            done.forged = true;
-            forge_file(name, bytes, edit);
-        }
-        _ => {
-            done.forged = true;
-            forge_record(name, bytes, at, edit);
-        }
-    }
-}
-
-/// Changes a byte of the fields that begin a file, in both copies, and mends the checksums.
-fn forge_file(name: &str, bytes: &mut [u8], edit: &[u8]) {
-    let field = 16 + usize::from(edit[2]) % 104;
-    for start in [0, 4096] {
-        if name.ends_with(".idx") && start == 4096 {
-            let entry = start + usize::from(edit[2]);
-            if let Some(byte) = bytes.get_mut(entry) {
-                *byte ^= edit[5];
-            }
-        } else if let Some(byte) = bytes.get_mut(start + field) {
-            *byte ^= edit[4];
-        }
-    }
-    mend_file(name, bytes, STORED.0["SUPER"][16..32].try_into().expect("16 bytes"));
-}
-
-/// Changes a byte of the record that is the last to begin at or before `at`, and mends it.
-fn forge_record(name: &str, bytes: &mut [u8], at: usize, edit: &[u8]) {
-    if !name.ends_with(".seg") || bytes.len() < 8192 + 34 {
-        return;
-    }
-    let whole = place(bytes, 0);
-    let identity = Identity::new(whole.store, whole.segment, whole.salt);
-    let decode = |bytes: &[u8], offset: usize| {
-        let rest = bytes.get(offset..).unwrap_or_default();
-        let header = Header::decode(rest, identity, offset as u64).ok()?;
-        Some((offset, header.record_bytes()))
-    };
-    let mut found = None;
-    let mut offset = 8192;
-    while offset <= at.max(8192)
-        && let Some(record) = decode(bytes, offset)
-    {
-        found = Some(record);
-        offset += record.1;
-    }
-    let Some((offset, len)) = found else { return };
-    let rest = &mut bytes[offset..];
-    let field =
-        4 + usize::from(u16::from_le_bytes([edit[4], edit[5]])) % len.saturating_sub(4).min(120);
-    if let Some(byte) = rest.get_mut(field) {
-        *byte ^= edit[6].max(1);
-    }
-    let place = Place { offset: offset as u64, ..whole };
-    mend_header(rest, place);
-    if let Ok(header) = Header::decode(rest, identity, offset as u64) {
-        mend_record(rest, header.record_bytes(), place);
-    }
-}
 
 fn check(store: &Store, key: &str, expected: Option<&[u8]>, done: &Done) {
     let Ok(status) = store.lookup(scope(key)) else { return };

@@ -1,29 +1,37 @@
-//! Any bytes as the records of a segment: a walk over them ends, and stays within them.
+//! Any bytes as the records of a segment: a walk over them ends, and stays within them; a store
+//! whose tail they are opens or is refused.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use oncelog::format::record::{Header, Identity};
-use oncelog_fuzz::{Place, mend_header, mend_record};
+use oncelog_fuzz::mend::{Place, RECORDS_START, mend_header, mend_record};
+use oncelog_fuzz::run;
 
-const START: usize = 8192;
 const PLACE: Place =
-    Place { store: *b"store-uuid-bytes", segment: 3, salt: 7, offset: START as u64 };
+    Place { store: *b"store-uuid-bytes", segment: 3, salt: 7, offset: RECORDS_START as u64 };
+
+enum Sums {
+    AsTheyAre,
+    Mended,
+}
 
 fuzz_target!(|input: &[u8]| {
     let mut segment = input.to_vec();
-    walk(&mut segment, false);
-    let good = walk(&mut segment, true);
+    walk(&mut segment, Sums::AsTheyAre);
+    let good = walk(&mut segment, Sums::Mended);
     // What was mended is found again, record by record.
-    assert_eq!(walk(&mut segment, false), good);
+    assert_eq!(walk(&mut segment, Sums::AsTheyAre), good);
+    run::tail(input);
 });
 
 /// Visits every place as a scan that looks ahead does, and counts the records that verify.
-fn walk(segment: &mut [u8], mend: bool) -> usize {
+fn walk(segment: &mut [u8], sums: Sums) -> usize {
+    let mend = matches!(sums, Sums::Mended);
     let identity = Identity::new(PLACE.store, PLACE.segment, PLACE.salt);
     let (mut at, mut good) = (0, 0);
     while at < segment.len() {
-        let offset = (START + at) as u64;
+        let offset = (RECORDS_START + at) as u64;
         let rest = &mut segment[at..];
         let place = Place { offset, ..PLACE };
         let blank = rest.iter().take(34).all(|&byte| byte == 0);

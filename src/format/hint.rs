@@ -129,7 +129,7 @@ pub(crate) fn first_hash(block: [u8; 8]) -> u64 {
 
 impl Hints {
     /// The bytes of the file. The entries are sorted.
-    pub(crate) fn encode(&self, binding: Binding) -> Vec<u8> {
+    pub fn encode(&self, binding: Binding) -> Vec<u8> {
         assert!(self.entries.is_sorted(), "hints are sorted by hash");
         let mut header = [0; BLOCK_BYTES];
         let mut fields = Put::new(&mut header[16..]);

@@ -27,7 +27,7 @@ pub struct Superblock {
 
 impl Superblock {
     /// The bytes of the file.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut copy = [0; COPY_BYTES];
         Put::new(&mut copy[16..]).bytes(&self.store).bytes(&self.hash_key).u64(self.segment_bytes);
         let sum = checksum(0, &copy[16..FIELDS_BYTES]);

@@ -58,7 +58,7 @@ const LEFTOVERS: &[&str] = &[
 
 const CODE_LINES_MAX: usize = 500;
 const COLUMNS_MAX: usize = 100;
-const EVERYWHERE: &[&str] = &["src", "tests", "benches", "examples", "fuzz/fuzz_targets"];
+const EVERYWHERE: &[&str] = &["src", "tests", "benches", "examples", "fuzz"];
 
 #[test]
 fn imports_go_downwards() {

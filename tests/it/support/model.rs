@@ -83,7 +83,7 @@ pub(crate) struct Driver {
     pub(crate) disk: SimDisk,
     pub(crate) clock: ManualClock,
     pub(crate) durability: Durability,
-    store: Option<Store>,
+    pub(crate) store: Option<Store>,
     permits: BTreeMap<u64, Permit>,
     /// When this process last saw the permit of an orphan alive: its ttl counts from there, until
     /// a restart, which knows of the claim alone.
