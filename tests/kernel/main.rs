@@ -1,0 +1,19 @@
+//! What a real kernel does to a store: power cuts, failing calls, limits, stopped processes.
+//! Runs as root, on loop images of ext4 and xfs: `cargo test --test kernel`.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a step of a test that fails fails the test; tests stage files and threads themselves"
+)]
+
+mod child;
+mod image;
+mod injected;
+mod keys;
+mod ledger;
+mod limits;
+mod load;
+mod planted;
+mod power;
+mod stopped;
