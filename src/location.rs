@@ -82,9 +82,11 @@ impl Location {
         Location((segment << Self::GRANULE_BITS) | granule)
     }
 
-    /// The place that a record names, if there can be such a place.
+    /// The place that a record names, if there can be such a place: none stands at the very start
+    /// of a segment, and the index takes that place for an empty slot.
     pub(crate) fn checked(segment: u64, offset: u64) -> Option<Location> {
-        let addressable = offset < Self::SEGMENT_BYTES_MAX
+        let addressable = offset > 0
+            && offset < Self::SEGMENT_BYTES_MAX
             && offset.is_multiple_of(Self::GRANULE)
             && segment < Self::SEGMENTS_MAX;
         addressable.then(|| Location::new(segment, offset))
@@ -117,6 +119,15 @@ mod tests {
     fn a_location_gives_back_its_parts() {
         let location = Location::new((1 << 42) - 1, (64 << 20) - 16);
         assert_eq!((location.segment(), location.offset()), ((1 << 42) - 1, (64 << 20) - 16));
+    }
+
+    #[test]
+    fn a_place_that_no_record_can_have_is_none() {
+        let end = Location::SEGMENT_BYTES_MAX;
+        for (segment, offset) in [(1, 0), (1, 8), (1, end), (Location::SEGMENTS_MAX, 16)] {
+            assert_eq!(Location::checked(segment, offset), None, "{segment}@{offset}");
+        }
+        assert_eq!(Location::checked(1, end - 16), Some(Location::new(1, end - 16)));
     }
 
     #[test]
