@@ -55,6 +55,8 @@ mod format;
 #[cfg(fuzzing)]
 pub mod format;
 mod future;
+#[cfg(feature = "http")]
+pub mod http;
 mod index;
 mod location;
 mod log;
