@@ -1,0 +1,5 @@
+//! The HTTP layer through real sockets, one file per question.
+
+mod support;
+
+mod page;
