@@ -58,45 +58,39 @@ impl<B: Backend> Held<B> {
         }
     }
 
-    pub(crate) async fn complete(&self, parts: &[&[u8]]) -> Told {
+    pub(crate) async fn complete(&self, parts: &[&[u8]]) -> Told<Completed> {
         let timed = Timed::start();
         let completed = self.backend.complete(&self.permit, parts).await;
-        match completed {
-            Ok(completed) => {
-                timed.end(Commit::Complete);
-                self.ended(End::Completed);
-                Told::Recorded(completed)
+        if completed.is_ok() {
+            timed.end(Commit::Complete);
+        }
+        self.told("complete", End::Completed, completed)
+    }
+
+    pub(crate) async fn release(&self) -> Told<()> {
+        let released = self.backend.release(&self.permit).await;
+        self.told("release", End::Released, released)
+    }
+
+    pub(crate) async fn give_up(&self) -> Told<()> {
+        let given_up = self.backend.give_up(&self.permit).await;
+        self.told("give up", End::GivenUp, given_up)
+    }
+
+    fn told<T>(&self, what: &'static str, end: End, told: Result<T, B::Error>) -> Told<T> {
+        match told {
+            Ok(value) => {
+                self.ended(end);
+                Told::Recorded(value)
             }
             Err(error) if error.kind() == ErrorKind::Superseded => {
                 self.ended(End::Superseded);
                 Told::Superseded
             }
             Err(error) => {
-                observe::not_recorded("complete", &error);
+                observe::not_recorded(what, &error);
                 self.give_up_unless_ended();
                 Told::NotRecorded
-            }
-        }
-    }
-
-    pub(crate) async fn release(&self) {
-        match self.backend.release(&self.permit).await {
-            Ok(()) => self.ended(End::Released),
-            Err(error) if error.kind() == ErrorKind::Superseded => self.ended(End::Superseded),
-            Err(error) => {
-                observe::not_recorded("release", &error);
-                self.give_up_unless_ended();
-            }
-        }
-    }
-
-    pub(crate) async fn give_up(&self) {
-        match self.backend.give_up(&self.permit).await {
-            Ok(()) => self.ended(End::GivenUp),
-            Err(error) if error.kind() == ErrorKind::Superseded => self.ended(End::Superseded),
-            Err(error) => {
-                observe::not_recorded("give up", &error);
-                self.give_up_unless_ended();
             }
         }
     }
@@ -122,8 +116,8 @@ impl<B: Backend> Held<B> {
 }
 
 /// How the end of an attempt was received.
-pub(crate) enum Told {
-    Recorded(Completed),
+pub(crate) enum Told<T> {
+    Recorded(T),
     Superseded,
     NotRecorded,
 }

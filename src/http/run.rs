@@ -39,13 +39,6 @@ impl<B: Backend> Drop for Run<B> {
     }
 }
 
-/// How the handler ended.
-enum Handled<T> {
-    Answered(T),
-    Panicked,
-    TimedOut,
-}
-
 impl<B: Backend> Run<B> {
     /// `None` once the layer is draining: nothing runs, and the claim is undone.
     pub(crate) async fn start(asked: Asked<B>, permit: B::Permit) -> Option<Run<B>> {
@@ -87,8 +80,8 @@ impl<B: Backend> Run<B> {
                     }
                     Some(Testimony::DidNotHappen) => {}
                     None => {
-                        self.held.give_up().await;
-                        return Ok(refuse(self.rules(), unknown()));
+                        let winner = self.give_up().await;
+                        return Ok(winner.unwrap_or_else(|| refuse(self.rules(), unknown())));
                     }
                 }
             }
@@ -115,26 +108,14 @@ impl<B: Backend> Run<B> {
         let request = Request::from_parts(parts, RequestBody::read(read.data, read.trailers));
         let handler = Caught::new(async move { service.call(request).await });
         let handled = match self.rules().run_limit {
-            None => Handled::Answered(handler.await),
-            Some(limit) => {
-                timeout(limit, handler).await.map_or(Handled::TimedOut, Handled::Answered)
-            }
-        };
-        let handled = match handled {
-            Handled::Answered(Err(Panicked)) | Handled::Panicked => Handled::Panicked,
-            Handled::Answered(Ok(answered)) => Handled::Answered(answered),
-            Handled::TimedOut => Handled::TimedOut,
+            None => Ok(handler.await),
+            Some(limit) => timeout(limit, handler).await,
         };
         let code = match handled {
-            Handled::Answered(Ok(response)) => return Ok(self.settle(response).await),
-            Handled::Answered(Err(error)) => {
-                return match self.settle_doubt().await {
-                    Some(happened) => Ok(happened),
-                    None => Err(error),
-                };
-            }
-            Handled::Panicked => Code::RunFailed,
-            Handled::TimedOut => Code::RunTimedOut,
+            Ok(Ok(Ok(response))) => return Ok(self.settle(response).await),
+            Ok(Ok(Err(error))) => return self.settle_doubt().await.ok_or(error),
+            Ok(Err(Panicked)) => Code::RunFailed,
+            Err(_) => Code::RunTimedOut,
         };
         let happened = self.settle_doubt().await;
         Ok(happened.unwrap_or_else(|| refuse(self.rules(), Problem::new(code))))
@@ -149,16 +130,17 @@ impl<B: Backend> Run<B> {
         let (head, body) = response.into_parts();
         let rules = self.rules();
         let said = head.extensions.get::<NoEffect>().is_some() || self.held.said_no_effect();
+        let passed = |body| ResponseBody::passed(body);
         if said {
-            self.held.release().await;
-            return Response::from_parts(head, ResponseBody::passed(body));
+            let winner = self.release().await;
+            return winner.unwrap_or_else(|| Response::from_parts(head, passed(body)));
         }
         let outcome = rules.classify.of_head(&head);
         match outcome.map(|outcome| self.weigh(outcome)) {
             Some(Outcome::Success) => self.settle_success(head, body).await,
             Some(outcome) => {
                 let happened = self.settle_failure(outcome).await;
-                happened.unwrap_or_else(|| Response::from_parts(head, ResponseBody::passed(body)))
+                happened.unwrap_or_else(|| Response::from_parts(head, passed(body)))
             }
             None => self.settle_by_trailers(head, body).await,
         }
@@ -255,7 +237,7 @@ impl<B: Backend> Run<B> {
             parts.extend(pieces.data.iter().map(|piece| &piece[..]));
         }
         match self.held.complete(&parts).await {
-            Told::Superseded => return self.winner().await,
+            Told::Superseded => return self.winner_or_unknown().await,
             Told::Recorded(completed) => announce(rules, &completed, &mut head.headers),
             Told::NotRecorded => {}
         }
@@ -292,42 +274,52 @@ impl<B: Backend> Run<B> {
         encoded
     }
 
-    /// Settles a response that says that the operation failed; the saved one where it did not.
+    /// Settles a response that says that the operation failed. What is sent in its place, where it
+    /// did happen: the saved response, or that of the attempt that took this one's place.
     async fn settle_failure<R>(&self, outcome: Outcome) -> Option<Response<ResponseBody<R>>> {
-        if outcome == Outcome::NoEffect {
-            self.held.release().await;
-            return None;
-        }
-        self.settle_doubt().await
+        if outcome == Outcome::NoEffect { self.release().await } else { self.settle_doubt().await }
     }
 
-    /// Settles a failure that may have come after an effect: whoever knows is asked. The saved
-    /// response where it happened.
+    /// Settles a failure that may have come after an effect: whoever knows is asked.
     async fn settle_doubt<R>(&self) -> Option<Response<ResponseBody<R>>> {
         if self.held.said_no_effect() {
-            self.held.release().await;
-            return None;
+            return self.release().await;
         }
         let permit = &self.held.permit;
         match &self.rules().orphans {
             Orphans::Witness(witness) => match self.ask(witness, permit.token().get()).await {
                 Some(Testimony::Happened(response)) => {
-                    return Some(self.settle_happened(response, Marker::None).await);
+                    Some(self.settle_happened(response, Marker::None).await)
                 }
-                Some(Testimony::DidNotHappen) => self.held.release().await,
-                None => self.held.give_up().await,
+                Some(Testimony::DidNotHappen) => self.release().await,
+                None => self.give_up().await,
             },
             Orphans::Rerun | Orphans::Hold => {
                 // A handler that never asked who it is had no way to name an effect; an earlier
                 // attempt may have had one.
                 if permit.attempt() == 1 && !self.held.was_asked() {
-                    self.held.release().await;
+                    self.release().await
                 } else {
-                    self.held.give_up().await;
+                    self.give_up().await
                 }
             }
         }
-        None
+    }
+
+    /// Frees the scope. Where another attempt took this one's place, its answer.
+    async fn release<R>(&self) -> Option<Response<ResponseBody<R>>> {
+        match self.held.release().await {
+            Told::Superseded => self.winner().await,
+            Told::Recorded(()) | Told::NotRecorded => None,
+        }
+    }
+
+    /// Leaves an orphan. Where another attempt took this one's place, its answer.
+    async fn give_up<R>(&self) -> Option<Response<ResponseBody<R>>> {
+        match self.held.give_up().await {
+            Told::Superseded => self.winner().await,
+            Told::Recorded(()) | Told::NotRecorded => None,
+        }
     }
 
     /// Ends the operation with the response that the witness has.
@@ -342,11 +334,11 @@ impl<B: Backend> Run<B> {
                 target: observe::TARGET,
                 "the witness has a response that Attempt::encode did not make"
             );
-            self.held.give_up().await;
-            return refuse(rules, unknown());
+            let winner = self.give_up().await;
+            return winner.unwrap_or_else(|| refuse(rules, unknown()));
         };
         match self.held.complete(&[&response]).await {
-            Told::Superseded => self.winner().await,
+            Told::Superseded => self.winner_or_unknown().await,
             Told::Recorded(completed) => respond(rules, found, &completed, marker),
             // It is durable where the witness has it.
             Told::NotRecorded => match found.body {
@@ -381,21 +373,25 @@ impl<B: Backend> Run<B> {
         testimony
     }
 
-    /// Another attempt took this one's place: its answer counts.
-    async fn winner<R>(&self) -> Response<ResponseBody<R>> {
+    /// Another attempt took this one's place: its answer counts. `None` where nobody has one.
+    async fn winner<R>(&self) -> Option<Response<ResponseBody<R>>> {
         let rules = self.rules();
         match self.asked.decide().await {
-            Decided::Refuse(problem) => refuse(rules, problem),
-            Decided::Replay(completed) => match saved(&completed) {
+            Decided::Refuse(problem) => Some(refuse(rules, problem)),
+            Decided::Replay(completed) => Some(match saved(&completed) {
                 Ok(saved) => respond(rules, saved, &completed, Marker::Replayed),
                 Err(problem) => refuse(rules, problem),
-            },
+            }),
             Decided::Run(permit) => {
                 // Somebody freed the scope. This request ran once, and does not run again.
                 undo(&self.asked, &permit).await;
-                refuse(rules, unknown())
+                None
             }
         }
+    }
+
+    async fn winner_or_unknown<R>(&self) -> Response<ResponseBody<R>> {
+        self.winner().await.unwrap_or_else(|| refuse(self.rules(), unknown()))
     }
 }
 

@@ -2,5 +2,7 @@
 
 mod support;
 
+mod bullets;
 mod page;
 mod rows;
+mod zombies;
