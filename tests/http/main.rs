@@ -3,6 +3,7 @@
 mod support;
 
 mod bullets;
+mod grpc;
 mod page;
 mod rows;
 mod zombies;
