@@ -46,6 +46,8 @@
 mod claim;
 mod clock;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod engine;
 mod error;
 mod expiry;

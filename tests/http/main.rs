@@ -3,7 +3,9 @@
 mod support;
 
 mod bullets;
+mod conformance;
 mod grpc;
 mod page;
+mod reports;
 mod rows;
 mod zombies;

@@ -656,6 +656,24 @@ async fn a_broken_store_is_503_and_the_handler_does_not_run() {
 }
 
 #[tokio::test]
+async fn a_completion_that_the_store_does_not_take_leaves_the_answer_and_an_orphan() {
+    let (runs, (door, mut porter)) = (Runs::default(), door());
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    let api = Api::on(store, Orphans::Hold, |layer| layer, slow(&runs, &door)).await;
+    let first = api.post("/slow").key("k").spawn();
+    porter.met().await;
+    api.store.clone().close().unwrap();
+    porter.let_through();
+    assert_eq!(first.await.unwrap().text(), "run 1", "the effect has happened");
+    let store = options().open(dir.path()).unwrap();
+    assert_eq!(store.unresolved().unwrap().len(), 1);
+    let api = Api::on(store, Orphans::Hold, |layer| layer, slow(&runs, &door)).await;
+    let held = api.post("/slow").key("k").send().await;
+    assert_eq!(held.code(), "idempotency_outcome_unknown", "and never runs again by itself");
+}
+
+#[tokio::test]
 async fn a_full_store_is_503_while_replays_go_on() {
     let runs = Runs::default();
     let dir = tempfile::tempdir().unwrap();
