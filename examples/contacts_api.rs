@@ -7,16 +7,10 @@
 //!   -d '{"first_name":"Avery","last_name":"Stone","email":"avery@example.com"}'
 //! ```
 //!
-//! The store (`DIR/idempotency`) decides who runs a write; SQLite (`DIR/contacts.db`) keeps the
-//! contacts. A crash between the two commits leaves an orphan. It is settled by the `operation`
-//! table, which each write fills in the transaction of its own effect: the operation id, the
-//! fencing token, and the response that every retry gets.
-//!
-//! ```text
-//! Granted ---------------> transaction --+-- committed ----> complete
-//! Orphaned -> take over -> witness ------+-- rolled back --> release
-//!                  (no response: run)    `-- in doubt -----> witness, then one of the above
-//! ```
+//! The layer decides who runs a write, and keeps what was answered in its store
+//! (`DIR/idempotency`); SQLite (`DIR/contacts.db`) keeps the contacts. A crash between the two
+//! commits leaves an orphan. It is settled by the `operation` table, which each write fills with two
+//! statements in the transaction of its own effect, and a witness reads back.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -26,18 +20,18 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::IntoResponse;
 use axum::routing::{patch, post};
-use oncelog::{Claim, Error, Fingerprint, OperationId, Permit, Scope, Store, Stored, Token};
+use axum::{Extension, Router};
+use oncelog::Store;
+use oncelog::http::{Attempt, IdempotencyLayer, Organization, Orphans, Question, Testimony};
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
 
 const USAGE: &str = "\
 usage: contacts_api [--listen ADDR] [--data DIR] [--token TOKEN=ORGANIZATION]...
@@ -46,9 +40,6 @@ usage: contacts_api [--listen ADDR] [--data DIR] [--token TOKEN=ORGANIZATION]...
   --data DIR                   where contacts and keys are kept (default ./data, created)
   --token TOKEN=ORGANIZATION   a bearer token and whose it is (default demo-token=acme)
   --help                       this text";
-
-/// How long a retry waits for the first request before it is told to come back.
-const WAIT: Duration = Duration::from_secs(5);
 
 /// JSON escapes make a response at most six times as long: within the store's 1 MiB.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -105,20 +96,25 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     // Creates the data directory on the way.
     let store = Store::open(arguments.data.join("idempotency"))?;
     let database = Connection::open(arguments.data.join("contacts.db"))?;
-    database.busy_timeout(WAIT)?;
+    database.busy_timeout(Duration::from_secs(5))?;
     database.execute_batch(SCHEMA)?;
-    let (running, mut finished) = mpsc::channel::<()>(1);
-    let app = App {
-        store: store.clone(),
-        database: Arc::new(Mutex::new(database)),
-        tokens: Arc::new(arguments.tokens),
-        _running: running,
-    };
+    let database = Database(Arc::new(Mutex::new(database)));
+
+    let organization = Organization::of_extension(|account: &Account| account.0.clone());
+    let asked = database.clone();
+    let witness = Orphans::witness(move |question| {
+        let database = asked.clone();
+        async move { Ok(database.with(move |database| testify(database, &question)).await??) }
+    });
+    let layer = IdempotencyLayer::new(store.clone(), organization, witness);
+    let tokens = Arc::new(arguments.tokens);
     let router = Router::new()
-        .route("/public/v1/contacts", post(write).get(find))
-        .route("/public/v1/contacts/{id}", patch(write).delete(write))
+        .route("/public/v1/contacts", post(create).get(find))
+        .route("/public/v1/contacts/{id}", patch(update).delete(remove))
+        .with_state(database)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(app);
+        .layer(layer.clone())
+        .layer(middleware::from_fn_with_state(tokens, authenticate));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = async move {
@@ -132,8 +128,8 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     writeln!(stdout, "listening on http://{}", listener.local_addr()?)?;
     stdout.flush()?;
     axum::serve(listener, router).with_graceful_shutdown(stop).await?;
-    // Yields `None` once no task holds an `App`: writes whose client hung up have ended too.
-    finished.recv().await;
+    // Writes whose client hung up end too.
+    layer.drain(Duration::from_secs(30)).await;
     store.close()?;
     Ok(())
 }
@@ -182,47 +178,89 @@ impl Arguments {
     }
 }
 
+/// The organization of a bearer token, for the layer and the handlers inside of this one.
 #[derive(Clone)]
-struct App {
-    store: Store,
-    database: Arc<Mutex<Connection>>,
-    tokens: Arc<HashMap<String, String>>,
-    /// Held, never sent on: the receiver sees when the last holder is gone.
-    _running: mpsc::Sender<()>,
+struct Account(String);
+
+async fn authenticate(
+    State(tokens): State<Arc<HashMap<String, String>>>,
+    mut request: Request,
+    next: Next,
+) -> Result<impl IntoResponse, Refusal> {
+    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let organization = bearer
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .and_then(|token| tokens.get(token).cloned())
+        .ok_or(Refusal(401, "unauthorized", "a known bearer token is required"))?;
+    request.extensions_mut().insert(Account(organization));
+    Ok(next.run(request).await)
 }
 
-impl App {
-    fn organization(&self, headers: &HeaderMap) -> Result<String, Answer> {
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        bearer
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .and_then(|token| self.tokens.get(token).cloned())
-            .ok_or_else(|| Answer::problem(401, "unauthorized", "a known bearer token is required"))
-    }
+#[derive(Clone)]
+struct Database(Arc<Mutex<Connection>>);
 
+impl Database {
     /// Runs on a thread that may block. A panic while the connection was held is harmless to the
     /// next holder: dropping the transaction rolled it back.
-    async fn with_database<T: Send + 'static>(
-        &self,
+    async fn with<T: Send + 'static>(
+        self,
         work: impl FnOnce(&mut Connection) -> T + Send + 'static,
-    ) -> Result<T, Answer> {
-        let app = self.clone();
-        let held = move || work(&mut app.database.lock().unwrap_or_else(PoisonError::into_inner));
-        tokio::task::spawn_blocking(held)
-            .await
-            .map_err(|_| Answer::problem(500, "internal", "the request failed"))
+    ) -> Result<T, tokio::task::JoinError> {
+        let held = move || work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::task::spawn_blocking(held).await
     }
+
+    /// A write: the effect and its response, in one transaction.
+    async fn write(
+        self,
+        attempt: Option<Extension<Attempt>>,
+        effect: impl FnOnce(&Transaction<'_>) -> Result<Response<String>, Refusal> + Send + 'static,
+    ) -> Result<Response<String>, Refusal> {
+        self.with(move |database| {
+            let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if let Some(Extension(attempt)) = &attempt {
+                // A token is below 2^63.
+                let token = attempt.token().get().cast_signed();
+                let admitted = transaction
+                    .prepare_cached(ADMIT)?
+                    .execute(params![attempt.operation().to_string(), token])?;
+                if admitted == 0 {
+                    return Err(Refusal(503, "fenced", "another attempt took over"));
+                }
+            }
+            let response = effect(&transaction)?;
+            if let Some(Extension(attempt)) = &attempt {
+                transaction
+                    .prepare_cached(SAVE)?
+                    .execute(params![attempt.operation().to_string(), attempt.encode(&response)])?;
+            }
+            transaction.commit()?;
+            Ok(response)
+        })
+        .await?
+    }
+}
+
+/// What became of an operation: its saved response, or none once nothing up to the fence can
+/// commit. The commit is explicit because a statement with RETURNING that is not run to its end
+/// hides a failed one.
+fn testify(database: &mut Connection, question: &Question) -> rusqlite::Result<Testimony> {
+    let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (operation, fence) = (question.operation.to_string(), question.fence.cast_signed());
+    let saved = transaction
+        .prepare_cached(WITNESS)?
+        .query_row(params![operation, fence], |row| row.get(0))?;
+    transaction.commit()?;
+    Ok(Testimony::of_saved(saved))
 }
 
 async fn find(
-    State(app): State<App>,
-    headers: HeaderMap,
+    State(database): State<Database>,
+    Extension(Account(organization)): Extension<Account>,
     Query(query): Query<HashMap<String, String>>,
-) -> Result<Answer, Answer> {
-    let organization = app.organization(&headers)?;
-    let email = query.get("email").cloned();
-    let email = email.ok_or_else(|| Answer::problem(422, "invalid", "email is required"))?;
-    let found = app.with_database(move |database| {
+) -> Result<Response<String>, Refusal> {
+    let email = query.get("email").cloned().ok_or(Refusal(422, "invalid", "email is required"))?;
+    let found = database.with(move |database| {
         database
             .prepare_cached(
                 "SELECT id, first_name, last_name, email FROM contact
@@ -231,270 +269,77 @@ async fn find(
             .query_map([organization, email], contact)?
             .collect::<rusqlite::Result<Vec<Value>>>()
     });
-    Ok(Answer::new(200, json!({ "data": found.await?? })))
+    Ok(answer(200, &found.await??.into()))
 }
 
-/// One write as the client asked for it.
-struct Request {
-    organization: String,
-    method: Method,
-    uri: Uri,
-    id: Option<i64>,
-    media_type: String,
+async fn create(
+    State(database): State<Database>,
+    Extension(Account(organization)): Extension<Account>,
+    attempt: Option<Extension<Attempt>>,
     body: Bytes,
+) -> Result<Response<String>, Refusal> {
+    let [first, last, email] = fields(&body)?;
+    let email = email.ok_or(Refusal(422, "invalid", "email is required"))?;
+    let insert = move |transaction: &Transaction<'_>| {
+        let created = transaction
+            .prepare_cached(
+                "INSERT INTO contact (organization, first_name, last_name, email)
+                 VALUES (?1, coalesce(?2, ''), coalesce(?3, ''), ?4)
+                 RETURNING id, first_name, last_name, email",
+            )?
+            .query_row(params![organization, first, last, email], contact)?;
+        let location = format!("/public/v1/contacts/{}", created["id"]);
+        let location = HeaderValue::from_str(&location).expect("an id is a number");
+        let mut response = answer(201, &created);
+        response.headers_mut().insert(header::LOCATION, location);
+        Ok(response)
+    };
+    database.write(attempt, insert).await
 }
 
-async fn write(
-    State(app): State<App>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
+async fn update(
+    State(database): State<Database>,
+    Extension(Account(organization)): Extension<Account>,
+    Path(id): Path<i64>,
+    attempt: Option<Extension<Attempt>>,
     body: Bytes,
-) -> Result<Answer, Answer> {
-    let organization = app.organization(&headers)?;
-    let key = idempotency_key(&headers)?;
-    let id = match uri.path().strip_prefix("/public/v1/contacts/") {
-        Some(id) => Some(id.parse().map_err(|_| Answer::not_found())?),
-        None => None,
+) -> Result<Response<String>, Refusal> {
+    let [first, last, email] = fields(&body)?;
+    let update = move |transaction: &Transaction<'_>| {
+        let updated = transaction
+            .prepare_cached(
+                "UPDATE contact SET first_name = coalesce(?3, first_name),
+                     last_name = coalesce(?4, last_name), email = coalesce(?5, email)
+                 WHERE organization = ?1 AND id = ?2
+                 RETURNING id, first_name, last_name, email",
+            )?
+            .query_row(params![organization, id, first, last, email], contact)?;
+        Ok(answer(200, &updated))
     };
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = media_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    let media_type = media_type.trim().to_ascii_lowercase();
-    let request = Arc::new(Request { organization, method, uri, id, media_type, body });
-    // A task of its own finishes although the client hangs up and this future is dropped.
-    let task = tokio::spawn(async move {
-        match key {
-            Some(key) => once(&app, &request, &key).await,
-            None => {
-                let run = move |database: &mut Connection| transact(database, None, &request);
-                Ok(app.with_database(run).await??)
-            }
-        }
-    });
-    task.await.map_err(|_| Answer::problem(500, "internal", "the request failed"))?
+    database.write(attempt, update).await
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Answer> {
-    let mut lines = headers.get_all("idempotency-key").iter();
-    let Some(line) = lines.next() else { return Ok(None) };
-    let key = std::str::from_utf8(line.as_bytes()).unwrap_or_default();
-    let well_formed =
-        (1..=255).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
-    if !well_formed || lines.next().is_some() {
-        let detail = "Idempotency-Key must be one line of 1 to 255 visible ASCII characters";
-        return Err(Answer::problem(400, "idempotency_key_invalid", detail));
-    }
-    Ok(Some(key.into()))
-}
-
-/// Claims the key until somebody has an answer: this caller, or the one that it waits for.
-async fn once(app: &App, request: &Arc<Request>, key: &str) -> Result<Answer, Answer> {
-    let scope = Scope {
-        organization: &request.organization,
-        method: request.method.as_str(),
-        path: request.uri.path(),
-        key,
-    };
-    let query = request.uri.query().unwrap_or_default();
-    let fingerprint =
-        Fingerprint::of_parts(&[&request.body, request.media_type.as_bytes(), query.as_bytes()]);
-    let deadline = Instant::now() + WAIT;
-    loop {
-        let claimed = timeout_at(deadline, app.store.claim_or_wait_async(scope, fingerprint)).await;
-        let Ok(claimed) = claimed else {
-            let detail = "the first request with this key is still running";
-            return Err(Answer::problem(429, "idempotency_in_progress", detail));
-        };
-        let claim = match claimed? {
-            Claim::Orphaned(orphan) => orphan.take_over_async().await?,
-            claim => claim,
-        };
-        match claim {
-            Claim::Granted(permit) => return run(app, permit, Arc::clone(request)).await,
-            Claim::Replay(stored) => return replay(&stored),
-            Claim::Conflict(_) => {
-                let detail = "this key was used with another request; send that one or a new key";
-                return Err(Answer::problem(409, "idempotency_conflict", detail));
-            }
-            // Another retry took the orphan over first: wait for what it finds.
-            Claim::InProgress(_) | Claim::Orphaned(_) => {}
-        }
-    }
-}
-
-fn replay(stored: &Stored) -> Result<Answer, Answer> {
-    stored.bytes().and_then(Answer::decode).ok_or_else(|| {
-        let detail = "the operation ran, but its response was not kept";
-        Answer::problem(409, "idempotency_response_not_stored", detail)
-    })
-}
-
-/// One attempt under a permit, and what the database says of it told to the store.
-async fn run(app: &App, permit: Permit, request: Arc<Request>) -> Result<Answer, Answer> {
-    let (operation, token, first) = (permit.operation(), permit.token(), permit.attempt() == 1);
-    let attempt = Attempt { operation, token, first };
-    match app.with_database(move |database| attempt.run(database, &request)).await? {
-        Ok(answer) => match permit.complete_async(&answer.encode()).await {
-            // Whoever took over answers from the same row of `operation`.
-            Ok(_) | Err(Error::Superseded) => Ok(answer),
-            Err(error) => Err(error.into()),
-        },
-        Err(Failure::DidNot(answer)) => {
-            permit.release_async().await?;
-            Err(answer)
-        }
-        Err(Failure::InDoubt(error)) => {
-            permit.give_up_async().await?;
-            Err(error.into())
-        }
-    }
-}
-
-/// Why there is no answer to store.
-enum Failure {
-    /// It did not happen, and cannot any more: rolled back, or fenced by the witness.
-    DidNot(Answer),
-    /// The database failed, perhaps after the commit.
-    InDoubt(rusqlite::Error),
-}
-
-impl From<Answer> for Failure {
-    fn from(answer: Answer) -> Self {
-        Self::DidNot(answer)
-    }
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::InDoubt(error)
-    }
-}
-
-impl From<Failure> for Answer {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::DidNot(answer) => answer,
-            Failure::InDoubt(error) => error.into(),
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Attempt {
-    operation: OperationId,
-    token: Token,
-    first: bool,
-}
-
-impl Attempt {
-    fn run(self, database: &mut Connection, request: &Request) -> Result<Answer, Failure> {
-        if !self.first {
-            // Every earlier attempt holds a smaller token, and this one must not fence itself.
-            if let Some(answer) = self.witness(database, self.token() - 1)? {
-                return Ok(answer);
-            }
-        }
-        match transact(database, Some(self), request) {
-            Err(Failure::InDoubt(error)) => match self.witness(database, self.token())? {
-                Some(answer) => Ok(answer),
-                None => Err(Failure::DidNot(error.into())),
-            },
-            settled => settled,
-        }
-    }
-
-    /// The saved response; `None` once nothing up to the fence can commit. The commit is explicit
-    /// because a statement with RETURNING that is not run to its end hides a failed one.
-    fn witness(self, database: &mut Connection, fence: i64) -> rusqlite::Result<Option<Answer>> {
-        let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let saved: Option<Vec<u8>> = transaction
-            .prepare_cached(WITNESS)?
-            .query_row(params![self.operation.to_string(), fence], |row| row.get(0))?;
-        transaction.commit()?;
-        saved.map(|saved| Answer::decode(&saved).ok_or(rusqlite::Error::InvalidQuery)).transpose()
-    }
-
-    fn token(self) -> i64 {
-        i64::try_from(self.token.get()).expect("a token is below 2^63")
-    }
-}
-
-/// The effect and its response in one transaction.
-fn transact(
-    database: &mut Connection,
-    attempt: Option<Attempt>,
-    request: &Request,
-) -> Result<Answer, Failure> {
-    let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let Some(attempt) = attempt {
-        let admitted = transaction
-            .prepare_cached(ADMIT)?
-            .execute(params![attempt.operation.to_string(), attempt.token()])?;
-        if admitted == 0 {
-            return Err(rusqlite::Error::StatementChangedRows(0).into());
-        }
-    }
-    let answer = match effect(&transaction, request) {
-        Err(Failure::DidNot(answer)) => {
-            transaction.rollback()?;
-            return Err(Failure::DidNot(answer));
-        }
-        effect => effect?,
-    };
-    if let Some(attempt) = attempt {
-        transaction
-            .prepare_cached(SAVE)?
-            .execute(params![attempt.operation.to_string(), answer.encode()])?;
-    }
-    transaction.commit()?;
-    Ok(answer)
-}
-
-fn effect(transaction: &Transaction<'_>, request: &Request) -> Result<Answer, Failure> {
-    let organization = &request.organization;
-    let changed = match (request.id, &request.method) {
-        (None, _) => {
-            let [first, last, email] = fields(&request.body)?;
-            let email =
-                email.ok_or_else(|| Answer::problem(422, "invalid", "email is required"))?;
-            let created = transaction
-                .prepare_cached(
-                    "INSERT INTO contact (organization, first_name, last_name, email)
-                     VALUES (?1, coalesce(?2, ''), coalesce(?3, ''), ?4)
-                     RETURNING id, first_name, last_name, email",
-                )?
-                .query_row(params![organization, first, last, email], contact)?;
-            let location = format!("/public/v1/contacts/{}", created["id"]);
-            return Ok(Answer { location, ..Answer::new(201, json!({ "data": created })) });
-        }
-        (Some(id), &Method::DELETE) => transaction
+async fn remove(
+    State(database): State<Database>,
+    Extension(Account(organization)): Extension<Account>,
+    Path(id): Path<i64>,
+    attempt: Option<Extension<Attempt>>,
+) -> Result<Response<String>, Refusal> {
+    let remove = move |transaction: &Transaction<'_>| {
+        let removed = transaction
             .prepare_cached(
                 "DELETE FROM contact WHERE organization = ?1 AND id = ?2
                  RETURNING id, first_name, last_name, email",
             )?
-            .query_row(params![organization, id], contact),
-        (Some(id), _) => {
-            let [first, last, email] = fields(&request.body)?;
-            transaction
-                .prepare_cached(
-                    "UPDATE contact SET first_name = coalesce(?3, first_name),
-                         last_name = coalesce(?4, last_name), email = coalesce(?5, email)
-                     WHERE organization = ?1 AND id = ?2
-                     RETURNING id, first_name, last_name, email",
-                )?
-                .query_row(params![organization, id, first, last, email], contact)
-        }
+            .query_row(params![organization, id], contact)?;
+        Ok(answer(200, &removed))
     };
-    match changed {
-        Ok(contact) => Ok(Answer::new(200, json!({ "data": contact }))),
-        Err(rusqlite::Error::QueryReturnedNoRows) => Err(Answer::not_found().into()),
-        Err(error) => Err(error.into()),
-    }
+    database.write(attempt, remove).await
 }
 
 /// `first_name`, `last_name` and `email` of a request body, each where it is given.
-fn fields(body: &[u8]) -> Result<[Option<String>; 3], Answer> {
-    let refuse = |detail| Answer::problem(422, "invalid", detail);
+fn fields(body: &[u8]) -> Result<[Option<String>; 3], Refusal> {
+    let refuse = |detail| Refusal(422, "invalid", detail);
     let Ok(Value::Object(object)) = serde_json::from_slice(body) else {
         return Err(refuse("the body must be a JSON object"));
     };
@@ -519,72 +364,47 @@ fn contact(row: &Row<'_>) -> rusqlite::Result<Value> {
     }))
 }
 
-/// What is sent, and for a success also what is stored: `STATUS LOCATION\nBODY`.
-struct Answer {
-    status: StatusCode,
-    location: String,
-    body: String,
-    replayed: bool,
+fn answer(status: u16, data: &Value) -> Response<String> {
+    let mut response = Response::new(json!({ "data": data }).to_string());
+    *response.status_mut() = StatusCode::from_u16(status).expect("the callers name valid codes");
+    let media_type = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    response
 }
 
-impl Answer {
-    fn new(status: u16, body: Value) -> Self {
-        let status = StatusCode::from_u16(status).expect("the callers name valid codes");
-        Self { status, location: String::new(), body: body.to_string(), replayed: false }
-    }
+/// Status, code and detail of a problem document.
+struct Refusal(u16, &'static str, &'static str);
 
-    fn problem(status: u16, code: &str, detail: &str) -> Self {
-        let retryable = matches!(status, 429 | 500 | 503);
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        if matches!(error, rusqlite::Error::QueryReturnedNoRows) {
+            return Self(404, "not_found", "the organization has no contact with this id");
+        }
+        eprintln!("contacts_api: database: {error}");
+        Self(503, "unavailable", "the database is unavailable")
+    }
+}
+
+impl From<tokio::task::JoinError> for Refusal {
+    fn from(_: tokio::task::JoinError) -> Self {
+        Self(500, "internal", "the request failed")
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> axum::response::Response {
+        let Self(status, code, detail) = self;
+        let retryable = matches!(status, 500 | 503);
         let body =
             json!({ "status": status, "code": code, "detail": detail, "retryable": retryable });
-        Self::new(status, body)
-    }
-
-    fn not_found() -> Self {
-        Self::problem(404, "not_found", "the organization has no contact with this id")
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        format!("{} {}\n{}", self.status.as_u16(), self.location, self.body).into_bytes()
-    }
-
-    fn decode(stored: &[u8]) -> Option<Self> {
-        let (head, body) = std::str::from_utf8(stored).ok()?.split_once('\n')?;
-        let (status, location) = head.split_once(' ')?;
-        let status = status.parse().ok()?;
-        Some(Self { status, location: location.into(), body: body.into(), replayed: true })
-    }
-}
-
-impl From<Error> for Answer {
-    fn from(error: Error) -> Self {
-        eprintln!("contacts_api: idempotency store: {error}");
-        Self::problem(503, "unavailable", "the idempotency store is unavailable")
-    }
-}
-
-impl From<rusqlite::Error> for Answer {
-    fn from(error: rusqlite::Error) -> Self {
-        eprintln!("contacts_api: database: {error}");
-        Self::problem(503, "unavailable", "the database is unavailable")
-    }
-}
-
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, self.body).into_response();
-        let failed = self.status.is_client_error() || self.status.is_server_error();
-        let media_type = if failed { "application/problem+json" } else { "application/json" };
+        let mut response = Response::new(body.to_string().into());
+        *response.status_mut() =
+            StatusCode::from_u16(status).expect("the callers name valid codes");
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-        if let (false, Ok(location)) = (self.location.is_empty(), self.location.parse()) {
-            headers.insert(header::LOCATION, location);
-        }
-        if matches!(self.status.as_u16(), 429 | 503) {
+        let media_type = HeaderValue::from_static("application/problem+json");
+        headers.insert(header::CONTENT_TYPE, media_type);
+        if retryable {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if self.replayed {
-            headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
         }
         response
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::clock::from_ms;
 use crate::engine::Engine;
@@ -156,6 +156,11 @@ impl Permit {
         let facts = &self.open.facts;
         let saved = self.engine.save_checkpoint(self.hash, facts, checkpoint, Some(&ticket));
         EndFuture::new(&self.engine, saved, ticket)
+    }
+
+    /// How long the claim may stay silent before it counts as an orphan.
+    pub fn lease(&self) -> Duration {
+        self.engine.config.lease
     }
 
     /// Extends the lease by its whole length from now. No I/O. A lapsed lease that nobody took

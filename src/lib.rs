@@ -46,6 +46,8 @@
 mod claim;
 mod clock;
 mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod engine;
 mod error;
 mod expiry;
@@ -55,6 +57,8 @@ mod format;
 #[cfg(fuzzing)]
 pub mod format;
 mod future;
+#[cfg(feature = "http")]
+pub mod http;
 mod index;
 mod location;
 mod log;

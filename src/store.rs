@@ -406,6 +406,21 @@ impl Store {
         self.0.engine.stats()
     }
 
+    /// How long a response is kept, from its completion on.
+    pub fn ttl(&self) -> Duration {
+        self.0.engine.config.ttl
+    }
+
+    /// When an acknowledgement is given.
+    pub fn durability(&self) -> Durability {
+        self.0.engine.config.durability
+    }
+
+    /// The largest response that is stored, in bytes.
+    pub fn response_bytes_max(&self) -> u32 {
+        self.0.engine.config.response_bytes_max()
+    }
+
     /// What opening the store found and did.
     ///
     /// ```

@@ -266,7 +266,8 @@ pub struct OrphanInfo {
 }
 
 impl OrphanInfo {
-    fn scope(&self) -> Scope<'_> {
+    /// Its scope.
+    pub fn scope(&self) -> Scope<'_> {
         scope::decode(&self.open.facts.scope).expect("the scope of a claim was checked")
     }
 

@@ -30,11 +30,12 @@ const LAYERS: &[(Peers, &[&str])] = &[
     // A claim yields orphans, an orphan yields claims, and the futures yield both.
     (Together, &["claim", "future"]),
     (Apart, &["store"]),
+    (InOrder, &["http", "conformance"]),
 ];
 
 /// What is written in one place only, and that place.
 const HOMES: &[(&[&str], &[&str])] = &[
-    (&["to_le_bytes", "from_le_bytes"], &["src/format/", "src/scope.rs"]),
+    (&["to_le_bytes", "from_le_bytes"], &["src/format/", "src/scope.rs", "src/http/encoding.rs"]),
     (&["std::fs", "rustix::fs", "memmap2"], &["src/storage/"]),
     (&["SystemTime::now", "Instant::now"], &["src/clock.rs"]),
     (&["thread::spawn", "thread::Builder"], &["src/worker.rs"]),

@@ -1,0 +1,193 @@
+//! What is asked of the store in the name of one request, until there is an answer for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Method, Response};
+use tokio::time::timeout;
+
+use crate::clock::real_monotonic;
+use crate::http::answer::{Marker, in_progress, problem_of, refuse, respond, saved, unknown};
+use crate::http::backend::{
+    Answer, Backend, BackendError, Completed, ErrorKind, Orphaned, Running,
+};
+use crate::http::body::ResponseBody;
+use crate::http::observe::{self, Commit, Timed};
+use crate::http::orphans::Orphans;
+use crate::http::policy::{Permission, Policy, Replay, Rules};
+use crate::http::problem::{Code, Problem};
+use crate::http::settings::{Config, State};
+use crate::http::waiters::Entered;
+use crate::scope::{Fingerprint, Scope};
+
+/// Who sends a request.
+pub(crate) struct Whose {
+    pub(crate) organization: Arc<str>,
+    pub(crate) principal: Option<String>,
+}
+
+/// What is asked of the store in the name of one request.
+pub(crate) struct Asked<B> {
+    pub(crate) config: Arc<Config<B>>,
+    pub(crate) state: Arc<State>,
+    pub(crate) policy: Policy,
+    pub(crate) organization: Arc<str>,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) key: String,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) body_bytes: u64,
+    /// Held for as long as the request is under way.
+    pub(crate) _entered: Entered,
+}
+
+/// What becomes of a request.
+pub(crate) enum Decided<P> {
+    Run(P),
+    Replay(Completed),
+    Refuse(Problem),
+}
+
+impl<B: Backend> Asked<B> {
+    fn scope(&self) -> Scope<'_> {
+        Scope {
+            organization: &self.organization,
+            method: self.method.as_str(),
+            path: &self.path,
+            key: &self.key,
+        }
+    }
+
+    /// The scope as logs may show it.
+    pub(crate) fn shown(&self) -> impl std::fmt::Display {
+        let digest = self.scope().digest();
+        let first = digest[..8].iter().fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+        format!("{first:016x}")
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        self.policy.rules()
+    }
+
+    pub(crate) fn backend(&self) -> &B {
+        &self.config.backend
+    }
+
+    /// Asks the store until there is an answer for this request.
+    pub(crate) async fn decide(&self) -> Decided<B::Permit> {
+        let lease = self.rules().lease;
+        let started = real_monotonic();
+        let mut answer = self.claim().await;
+        loop {
+            answer = match answer {
+                Ok(Answer::Granted(permit)) => return Decided::Run(permit),
+                Ok(Answer::Replay(completed)) => return Decided::Replay(completed),
+                Ok(Answer::Conflict(_)) => {
+                    return Decided::Refuse(Problem::new(Code::Conflict));
+                }
+                Ok(Answer::InProgress(running)) => {
+                    let waited = real_monotonic().saturating_sub(started);
+                    match self.wait(&running, self.rules().wait.saturating_sub(waited)).await {
+                        Some(answer) => answer,
+                        None => return Decided::Refuse(in_progress(&running)),
+                    }
+                }
+                Ok(Answer::Orphaned(orphan)) => match self.rules().orphans {
+                    Orphans::Hold => return Decided::Refuse(unknown()),
+                    Orphans::Rerun | Orphans::Witness(_) => self.take_over(&orphan, lease).await,
+                },
+                // The scope was freed in between.
+                Err(error) if error.kind() == ErrorKind::Superseded => self.claim().await,
+                Err(error) => return Decided::Refuse(problem_of(error.kind())),
+            };
+        }
+    }
+
+    async fn claim(&self) -> Result<Answer<B::Permit>, B::Error> {
+        let timed = Timed::start();
+        let lease = self.rules().lease;
+        let answer = self.backend().claim(self.scope(), self.fingerprint, lease).await;
+        if let Ok(Answer::Granted(_)) = &answer {
+            timed.end(Commit::Claim);
+        }
+        observe::claimed(&answer);
+        answer
+    }
+
+    async fn take_over(
+        &self,
+        orphan: &Orphaned,
+        lease: Duration,
+    ) -> Result<Answer<B::Permit>, B::Error> {
+        let (scope, seen) = (self.scope(), orphan.token);
+        let answer = self.backend().take_over(scope, self.fingerprint, seen, lease).await;
+        tracing::info!(
+            target: observe::TARGET,
+            operation = %orphan.operation,
+            cause = ?orphan.cause,
+            attempt = orphan.attempt,
+            "took over an orphan"
+        );
+        answer
+    }
+
+    /// Waits for the running attempt for at most `limit`; `None` where it still runs then, or
+    /// where there is no place to wait.
+    async fn wait(
+        &self,
+        running: &Running,
+        limit: Duration,
+    ) -> Option<Result<Answer<B::Permit>, B::Error>> {
+        if limit.is_zero() {
+            return None;
+        }
+        let (bounds, digest) = (&self.config.bounds, self.scope().digest());
+        let _place = self.state.places.wait(bounds, digest, self.body_bytes)?;
+        let wait = async {
+            let mut seen = running.token;
+            loop {
+                let (scope, lease) = (self.scope(), self.rules().lease);
+                let answer = self.backend().claim_after(scope, self.fingerprint, seen, lease).await;
+                match answer {
+                    Ok(Answer::InProgress(next)) => seen = next.token,
+                    answer => return answer,
+                }
+            }
+        };
+        if let Ok(answer) = timeout(limit, wait).await {
+            observe::claimed(&answer);
+            return Some(answer);
+        }
+        // What is left of the lease has changed meanwhile, so the store is asked once more.
+        match self.claim().await {
+            Ok(Answer::InProgress(running)) => Some(Ok(Answer::InProgress(running))),
+            answer => Some(answer),
+        }
+    }
+
+    /// The stored answer, if this caller may see it.
+    pub(crate) async fn replay<R>(
+        &self,
+        parts: &Parts,
+        completed: Completed,
+    ) -> Response<ResponseBody<R>> {
+        let rules = self.rules();
+        let saved = match saved(&completed) {
+            Ok(saved) => saved,
+            Err(problem) => return refuse(rules, problem),
+        };
+        if let Some(authorize) = &rules.authorize {
+            let replay = Replay {
+                status: saved.status,
+                headers: saved.headers.clone(),
+                operation: completed.operation,
+                completed_at: completed.completed_at,
+            };
+            if authorize(parts, &replay).await == Permission::Refused {
+                return refuse(rules, Problem::new(Code::ReplayRefused));
+            }
+        }
+        respond(rules, saved, &completed, Marker::Replayed)
+    }
+}

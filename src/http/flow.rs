@@ -1,0 +1,134 @@
+//! The way of a request with a key: its body is read, the store is asked, and it runs, is answered
+//! from the store, or is refused.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::timeout;
+use tower_service::Service;
+use tracing::Instrument as _;
+
+use crate::http::answer::{SOON, refuse};
+use crate::http::asked::{Asked, Decided, Whose};
+use crate::http::backend::{Backend, BackendPermit as _};
+use crate::http::body::{self, NotRead, Read, RequestBody, ResponseBody};
+use crate::http::key::{self, KeyPresence, KeySource};
+use crate::http::observe;
+use crate::http::policy::Policy;
+use crate::http::problem::{Code, Problem};
+use crate::http::run::Run;
+use crate::http::settings::{Config, State};
+use crate::http::tasks::Detaching;
+
+/// A request that has a key, or may have one in its body.
+pub(crate) struct Keyed<B> {
+    pub(crate) config: Arc<Config<B>>,
+    pub(crate) state: Arc<State>,
+    pub(crate) policy: Policy,
+    pub(crate) parts: Parts,
+    pub(crate) key: Option<String>,
+    pub(crate) whose: Option<Whose>,
+}
+
+/// Serves one request.
+pub(crate) async fn serve<B, S, Q, R>(
+    keyed: Keyed<B>,
+    body: Q,
+    mut service: S,
+) -> Result<Response<ResponseBody<R>>, S::Error>
+where
+    B: Backend,
+    S: Service<Request<RequestBody<Q>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    Q: Body + Send + 'static,
+    Q::Data: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+{
+    let policy = keyed.policy.clone();
+    let rules = policy.rules();
+    let read =
+        match timeout(rules.request_time_max, body::read(body, rules.request_bytes_max)).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(NotRead::TooLarge)) => {
+                return Ok(refuse(rules, Problem::new(Code::RequestTooLarge)));
+            }
+            Ok(Err(NotRead::Broken)) | Err(_) => {
+                return Ok(refuse(rules, Problem::new(Code::RequestIncomplete)));
+            }
+        };
+    let (parts, asked) = match keyed.ask(&read) {
+        Ok(asked) => asked,
+        Err(Unasked::Refuse(problem)) => return Ok(refuse(rules, problem)),
+        Err(Unasked::Pass(parts)) => {
+            let request = Request::from_parts(*parts, RequestBody::read(read.data, read.trailers));
+            return Ok(service.call(request).await?.map(ResponseBody::passed));
+        }
+    };
+    match asked.decide().await {
+        Decided::Refuse(problem) => Ok(refuse(rules, problem)),
+        Decided::Replay(completed) => Ok(asked.replay(&parts, completed).await),
+        Decided::Run(permit) => {
+            let span = tracing::debug_span!(
+                target: observe::TARGET,
+                "idempotency",
+                scope = %asked.shown(),
+                operation = %permit.operation(),
+                attempt = permit.attempt(),
+            );
+            let Some(run) = Run::start(asked, permit).await else {
+                return Ok(refuse(rules, Problem::after(Code::Unavailable, SOON)));
+            };
+            Detaching::new(run.serve(parts, read, service).instrument(span)).await
+        }
+    }
+}
+
+/// Why nothing is asked of the store.
+enum Unasked {
+    Pass(Box<Parts>),
+    Refuse(Problem),
+}
+
+impl<B: Backend> Keyed<B> {
+    /// What to ask, now that the body is there.
+    fn ask(self, read: &Read) -> Result<(Parts, Asked<B>), Unasked> {
+        let rules = self.policy.rules();
+        let key = match (self.key, &rules.key) {
+            (Some(key), _) => key,
+            (None, KeySource::Function(function)) => match function.find(&self.parts, &read.data) {
+                Some(key) if key::is_key(&key) => key,
+                Some(_) => return Err(Unasked::Refuse(Problem::new(Code::KeyInvalid))),
+                None if rules.presence == KeyPresence::Optional => {
+                    return Err(Unasked::Pass(Box::new(self.parts)));
+                }
+                None => return Err(Unasked::Refuse(Problem::new(Code::KeyMissing))),
+            },
+            (None, KeySource::Header(_)) => unreachable!("its key was read off the head"),
+        };
+        let Some(whose) = self.whose else {
+            return Err(Unasked::Refuse(self.state.misconfigured()));
+        };
+        let entered = self.state.places.enter(&self.config.bounds, &whose.organization);
+        let Some(entered) = entered else {
+            return Err(Unasked::Refuse(Problem::after(Code::Overloaded, SOON)));
+        };
+        let principal = whose.principal.as_deref();
+        let asked = Asked {
+            fingerprint: rules.fingerprint.of(&self.parts, &read.data, principal),
+            organization: whose.organization,
+            method: self.parts.method.clone(),
+            path: self.config.path(&self.parts),
+            key,
+            body_bytes: read.data.len() as u64,
+            config: self.config,
+            state: self.state,
+            policy: self.policy,
+            _entered: entered,
+        };
+        Ok((self.parts, asked))
+    }
+}

@@ -1,0 +1,151 @@
+//! Bounds on what waits and runs: per key, per organization, and in all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::sync::Mutex;
+
+/// How much may wait and run in one layer. What is past a bound is answered at once: `429`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Requests that wait for one running first request. Default: 100.
+    pub waiters_per_key: usize,
+    /// Requests that wait, in all. Default: 10,000.
+    pub waiters: usize,
+    /// Bytes of request bodies that waiting requests hold. Default: 64 MiB.
+    pub waiting_bytes: u64,
+    /// Requests with a key under way in one organization, waiting ones included. Default: 1,000.
+    pub per_organization: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            waiters_per_key: 100,
+            waiters: 10_000,
+            waiting_bytes: 64 << 20,
+            per_organization: 1_000,
+        }
+    }
+}
+
+/// Counts what waits and runs.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    // LOCK: places (a leaf)
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    waiters: usize,
+    bytes: u64,
+    keys: HashMap<[u8; 32], usize>,
+    organizations: HashMap<Arc<str>, usize>,
+}
+
+impl Places {
+    /// A place to wait for the scope with this digest, if there is one.
+    pub(crate) fn wait(
+        self: &Arc<Places>,
+        bounds: &Bounds,
+        digest: [u8; 32],
+        bytes: u64,
+    ) -> Option<Waiting> {
+        let mut counts = self.counts.lock();
+        let all_bytes = counts.bytes.saturating_add(bytes);
+        if counts.waiters >= bounds.waiters || all_bytes > bounds.waiting_bytes {
+            return None;
+        }
+        let of_key = counts.keys.entry(digest).or_default();
+        if *of_key >= bounds.waiters_per_key {
+            return None;
+        }
+        *of_key += 1;
+        counts.waiters += 1;
+        counts.bytes = all_bytes;
+        Some(Waiting { places: Arc::clone(self), digest, bytes })
+    }
+
+    /// A place for one more request of an organization, if there is one.
+    pub(crate) fn enter(
+        self: &Arc<Places>,
+        bounds: &Bounds,
+        organization: &Arc<str>,
+    ) -> Option<Entered> {
+        let mut counts = self.counts.lock();
+        let under_way = counts.organizations.entry(Arc::clone(organization)).or_default();
+        if *under_way >= bounds.per_organization {
+            return None;
+        }
+        *under_way += 1;
+        Some(Entered { places: Arc::clone(self), organization: Arc::clone(organization) })
+    }
+}
+
+/// One waiting request.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    places: Arc<Places>,
+    digest: [u8; 32],
+    bytes: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut counts = self.places.counts.lock();
+        counts.waiters -= 1;
+        counts.bytes -= self.bytes;
+        leave(&mut counts.keys, &self.digest);
+    }
+}
+
+/// One request under way.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    places: Arc<Places>,
+    organization: Arc<str>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        leave(&mut self.places.counts.lock().organizations, &self.organization);
+    }
+}
+
+fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_free_again_when_its_holder_is_gone() {
+        let places = Arc::<Places>::default();
+        let bounds =
+            Bounds { waiters_per_key: 1, waiters: 2, waiting_bytes: 10, per_organization: 1 };
+        let first = places.wait(&bounds, [1; 32], 4).expect("an empty place");
+        assert!(places.wait(&bounds, [1; 32], 4).is_none(), "the key's bound");
+        assert!(places.wait(&bounds, [2; 32], 7).is_none(), "the bound of bytes");
+        let second = places.wait(&bounds, [2; 32], 6).expect("another key");
+        assert!(places.wait(&bounds, [3; 32], 0).is_none(), "the bound in all");
+        drop((first, second));
+        assert!(places.wait(&bounds, [1; 32], 10).is_some());
+
+        let acme = Arc::from("acme");
+        let one = places.enter(&bounds, &acme).expect("an empty place");
+        assert!(places.enter(&bounds, &acme).is_none());
+        assert!(places.enter(&bounds, &Arc::from("globex")).is_some());
+        drop(one);
+        assert!(places.enter(&bounds, &acme).is_some());
+        assert!(places.counts.lock().organizations.is_empty(), "nothing is left of who has gone");
+        assert!(places.counts.lock().keys.is_empty());
+    }
+}
