@@ -130,6 +130,18 @@ impl Storage for DiskStorage {
         fs::remove_file(self.dir.join(name))
     }
 
+    fn link(&self, name: &str, to: &Path) -> io::Result<bool> {
+        use io::ErrorKind::{CrossesDevices, PermissionDenied, TooManyLinks, Unsupported};
+        match fs::hard_link(self.dir.join(name), to) {
+            Ok(()) => Ok(true),
+            // Another file system, one without links, or a file that has all it may have.
+            Err(error) => match error.kind() {
+                CrossesDevices | PermissionDenied | TooManyLinks | Unsupported => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         open_dir(&self.dir)?.sync_all()
     }

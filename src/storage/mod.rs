@@ -11,6 +11,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How a file will be used.
@@ -63,6 +64,17 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `NotFound` where there is none.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Gives a file of this directory a second name, at `to`, where nothing is; for backups.
+    /// `false` where that cannot be done, such as on another file system: the file is then copied.
+    /// Durable once the directory of `to` is synced.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such file; whatever the directories answer.
+    fn link(&self, name: &str, to: &Path) -> io::Result<bool> {
+        let _ = (name, to);
+        Ok(false)
+    }
 
     /// Makes every create, rename and remove before it durable.
     ///
