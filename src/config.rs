@@ -59,7 +59,7 @@ pub enum Background {
     Inline,
 }
 
-/// A step of opening a store, reported to [`Options::progress`](crate::Options::progress).
+/// A step of a long call, reported to [`Options::progress`](crate::Options::progress).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -79,6 +79,11 @@ pub enum Phase {
     Loading,
     /// Reading the segments that were not sealed, in full.
     Scanning,
+    /// Reading and checking every segment, for [`Store::verify`](crate::Store::verify), or for the
+    /// check that ends a [`Store::backup`](crate::Store::backup).
+    Verifying,
+    /// Linking or copying segments, for [`Store::backup`](crate::Store::backup).
+    Copying,
 }
 
 /// Every option, checked.

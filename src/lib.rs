@@ -43,6 +43,7 @@
 //! [`Reads::Mapped`] a device error on a read arrives as a signal; [`Reads::Positioned`] makes it
 //! an [`Error::Io`].
 
+mod backup;
 mod claim;
 mod clock;
 mod config;
@@ -72,6 +73,7 @@ pub mod storage;
 mod store;
 mod sync;
 mod time;
+mod verify;
 mod worker;
 
 /// The examples of the README compile.
@@ -79,6 +81,7 @@ mod worker;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+pub use backup::Backup;
 pub use claim::{Claim, Orphan, Permit};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::{Background, Create, Durability, OrphanPolicy, Phase, Progress, Reads};
@@ -91,3 +94,4 @@ pub use future::{ClaimFuture, CompleteFuture, EndFuture, LookupFuture};
 pub use scope::{Fingerprint, OperationId, Scope, Token};
 pub use stats::{Recovery, Stats};
 pub use store::{Options, Store};
+pub use verify::{Damage, Verification};

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backup::{Backup, Target};
 use crate::claim::{Claim, Orphan};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Background, Config, Create, Durability, OrphanPolicy, Progress, Reads};
@@ -21,6 +22,7 @@ use crate::stats::{Recovery, Stats};
 use crate::storage::Storage;
 use crate::storage::disk::{Appends, DiskStorage};
 use crate::sync::{Mutex, Signal};
+use crate::verify::Verification;
 use crate::worker::{self, Workers};
 
 /// A handle on an open store. Clones share it; the drop of the last one closes it.
@@ -47,6 +49,7 @@ struct Handle {
     workers: Option<Workers>,
     // LOCK: directory (a leaf)
     directory: Mutex<Option<Box<dyn Any + Send + Sync>>>,
+    progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
 
 impl Store {
@@ -382,6 +385,88 @@ impl Store {
         self.0.engine.sync()
     }
 
+    /// Reads every live byte of the store and checks it: all segments, their hint files, `SUPER`
+    /// and `CHECKPOINT`. Calls go on meanwhile; what they append or drop while this runs is no
+    /// damage. One segment is in memory at a time. A poisoned store can be verified too.
+    ///
+    /// A damaged hint file costs no data: it is made again from its segment.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// permit.complete(b"201 created")?;
+    /// let found = store.verify()?;
+    /// assert!(found.is_clean(), "{:?}", found.damage);
+    /// assert_eq!((found.segments, found.records), (1, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Io` where a file cannot be opened; `Closed`. Damage is not an error here but the answer.
+    pub fn verify(&self) -> Result<Verification> {
+        worker::verify(&self.0.engine, &*self.0.progress)
+    }
+
+    /// Copies the store, while it is used, to a directory that is new or empty, and verifies the
+    /// copy. It opens as the store was at one instant during the call: everything acknowledged
+    /// before the call is in it, and claims that were open are orphans in it.
+    ///
+    /// Sealed segments are hard-linked where the file system allows that, and copied where not;
+    /// [`Store::expire`] waits for that. The files are synced, and readable by their owner alone. A
+    /// backup that was interrupted, or that failed its verification, has no `SUPER` and opens as
+    /// `Corrupt`; remove it.
+    ///
+    /// # Before a backup is used in place of the store
+    /// - The caller's database can know more than the backup does: what ran since is not in it and
+    ///   is granted again. A hash of the scope ([`Scope::digest`]) as a unique column beside the
+    ///   effect covers that; the operation id alone does not, since an operation that is claimed
+    ///   again gets a new one.
+    /// - Operation ids never repeat. Tokens may: those that the store issued after the backup are
+    ///   issued again by the copy. Whatever fences by tokens alone must be reset.
+    /// - Linked segments are the same files as the store's. What is erased in one is erased in the
+    ///   other, and both stay sound. To run a backup beside the store, copy its directory first.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (main, copy) = (dir.path().join("main"), dir.path().join("copy"));
+    /// # let store = Store::open(&main)?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// permit.complete(b"201 created")?;
+    /// store.backup(&copy)?;
+    /// let restored = Store::open(&copy)?;
+    /// assert_eq!(restored.claim(scope, fingerprint)?.kind(), "replay");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid` where the directory is not empty; `Corrupt` where the store, or what was copied,
+    /// is damaged; `Poisoned`, `Io`, `Closed`. Nothing is removed.
+    pub fn backup(&self, dir: impl AsRef<Path>) -> Result<Backup> {
+        let dir = dir.as_ref();
+        self.0.engine.check_closed()?;
+        let storage = DiskStorage::create(dir, Appends::Written);
+        let storage = storage.map_err(Error::io("create the directory of a backup"))?;
+        let storage: Arc<dyn Storage> = Arc::new(storage);
+        let target = Target { storage: &storage, dir: Some(dir) };
+        worker::backup(&self.0.engine, target, &*self.0.progress)
+    }
+
+    /// [`Store::backup`] to another [`Storage`], such as a simulated disk: every file is copied.
+    ///
+    /// # Errors
+    /// As [`Store::backup`].
+    pub fn backup_on(&self, storage: Arc<dyn Storage>) -> Result<Backup> {
+        let target = Target { storage: &storage, dir: None };
+        worker::backup(&self.0.engine, target, &*self.0.progress)
+    }
+
     /// The operator's word that a jump of the wall clock is real: store time follows it at once.
     ///
     /// # Errors
@@ -591,7 +676,7 @@ impl Options {
         self
     }
 
-    /// Is called, on the opening thread, while a store is opened.
+    /// Is called, on the calling thread, while a store is opened, verified or backed up.
     pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Arc::new(tell);
         self
@@ -669,7 +754,7 @@ impl Options {
             Background::Inline => None,
         };
         let directory = Mutex::new(Some(directory));
-        Ok(Store(Arc::new(Handle { engine, workers, directory })))
+        Ok(Store(Arc::new(Handle { engine, workers, directory, progress: self.progress })))
     }
 }
 

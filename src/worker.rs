@@ -5,13 +5,16 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::backup::{self, Backup, Source, Target};
 use crate::clock::real_monotonic;
+use crate::config::Progress;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::expiry::{self, Expired};
 use crate::log::writer::Helpers;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, thread};
+use crate::verify::{self, Subject, Verification};
 
 /// After this long without a commit the log promises that its last batch is durable.
 const IDLE: Duration = Duration::from_secs(1);
@@ -246,6 +249,49 @@ fn upkeep_loop(engine: &Weak<Engine>, bell: &Bell) {
 /// Often enough to drop a segment within a tenth of its bucket.
 fn upkeep_every(engine: &Engine) -> Duration {
     (engine.config.bucket() / 10).clamp(Duration::from_millis(100), UPKEEP_EVERY_MAX)
+}
+
+/// Backs the store up; see [`Store::backup`](crate::Store::backup).
+pub(crate) fn backup(
+    engine: &Engine,
+    target: Target<'_>,
+    tell: &dyn Fn(Progress),
+) -> Result<Backup> {
+    engine.check_closed()?;
+    engine.log.check_poison()?;
+    let _locked = backup::begin(target)?;
+    let copied = {
+        // No segment is dropped while its file is linked or copied.
+        let _expiring = engine.expiring.lock();
+        let cut = engine.cut()?;
+        // The hint file of the segment that was just sealed.
+        engine.upkeep();
+        let source = Source {
+            storage: &*engine.storage,
+            segments: &engine.log.segments,
+            hash_key: &engine.hash_key,
+            epoch: engine.log.checkpointed().epoch,
+        };
+        backup::copy(source, target, cut, tell)?
+    };
+    backup::finish(target, &copied, tell)
+}
+
+/// Verifies every live byte; see [`Store::verify`](crate::Store::verify).
+pub(crate) fn verify(engine: &Engine, tell: &dyn Fn(Progress)) -> Result<Verification> {
+    engine.check_closed()?;
+    let subject = Subject {
+        storage: &*engine.storage,
+        store: engine.log.store(),
+        hash_key: &engine.hash_key,
+        segments: &engine.log.segments,
+        written: engine.log.written(),
+        checkpoint: engine.log.checkpointed(),
+    };
+    let found = verify::verify(&subject, tell)?;
+    // Once the store is closed the directory may be somebody else's.
+    engine.check_closed()?;
+    Ok(found)
 }
 
 /// Drops what is past: orphans, then whole segments, oldest first.

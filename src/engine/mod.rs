@@ -34,6 +34,7 @@ use crate::format::record::Ended;
 use crate::index::{Index, shard_of};
 use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
+use crate::log::cut::Cut;
 use crate::log::writer::{Log, Staged};
 use crate::recovery::Recovered;
 use crate::scope::{HashKey, Token};
@@ -50,7 +51,7 @@ pub(crate) struct Engine {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) log: Log<Deed>,
     pub(crate) recovery: Recovery,
-    hash_key: HashKey,
+    pub(crate) hash_key: HashKey,
     time: StoreTime,
     // LOCK: shard
     shards: Vec<CachePadded>,
@@ -388,6 +389,11 @@ impl Engine {
     pub(crate) fn roll_past_bucket(&self) -> Result<()> {
         let now_ms = self.now().now_ms;
         self.log.roll_past_bucket(now_ms, &|deed, outcome| self.publish(deed, outcome))
+    }
+
+    /// Cuts the log where a backup is to end.
+    pub(crate) fn cut(&self) -> Result<Cut> {
+        self.log.cut(self.now().now_ms, &|deed, outcome| self.publish(deed, outcome))
     }
 
     /// Wakes every waiting caller, to look again.

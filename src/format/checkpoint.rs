@@ -59,6 +59,15 @@ impl Checkpoint {
         self.generation % 2 * SLOT_BYTES as u64
     }
 
+    /// Reads each slot by itself: both of a store that is open verify.
+    pub(crate) fn decode_slots(
+        bytes: &[u8],
+        store: [u8; 16],
+    ) -> [Result<Checkpoint, DecodeError>; 2] {
+        let mut slots = Fields(bytes);
+        [(); 2].map(|()| decode_slot(slots.bytes(SLOT_BYTES)?, store))
+    }
+
     /// Reads both slots and takes the newer one that verifies.
     ///
     /// # Errors

@@ -10,12 +10,14 @@ pub(crate) mod commit;
 pub(crate) mod reader;
 
 pub(crate) mod hinted;
+pub(crate) mod walk;
 
 pub(crate) mod segments;
 pub(crate) mod staging;
 
 pub(crate) mod writer;
 
+pub(crate) mod cut;
 pub(crate) mod erasure;
 pub(crate) mod leader;
 pub(crate) mod upkeep;

@@ -112,7 +112,8 @@ fn from(bytes: &[u8], offset: u64) -> &[u8] {
     usize::try_from(offset).ok().and_then(|start| bytes.get(start..)).unwrap_or(&[])
 }
 
-fn next(
+/// The record at a place, where header and body verify.
+pub(crate) fn next(
     bytes: &[u8],
     identity: Identity,
     offset: u64,

@@ -33,7 +33,9 @@ pub(crate) struct Segment {
     pub(crate) identity: Identity,
     /// The size of its file.
     pub(crate) bytes: u64,
-    binding: Binding,
+    /// What its file says of itself.
+    pub(crate) header: SegmentHeader,
+    pub(crate) binding: Binding,
     // LOCK: segment file (a leaf)
     file: Mutex<Option<Arc<dyn File>>>,
     // LOCK: segment hints (a leaf)
@@ -59,10 +61,16 @@ impl Segment {
             number: header.segment,
             identity: header.identity(),
             bytes: header.segment_bytes,
+            header: *header,
             binding,
             file: Mutex::new(None),
             hints: Mutex::new(hints),
         }
+    }
+
+    /// Whether its hint file is part of the store.
+    pub(crate) fn has_hint_file(&self) -> bool {
+        matches!(*self.hints.lock(), SegmentHints::Written | SegmentHints::File(_))
     }
 }
 
@@ -100,6 +108,11 @@ impl Segments {
         self.live.write().insert(segment.number, Arc::new(segment));
     }
 
+    /// All of them, oldest first.
+    pub(crate) fn live(&self) -> Vec<Arc<Segment>> {
+        self.live.read().values().cloned().collect()
+    }
+
     /// Says where the hints of a segment are from now on.
     pub(crate) fn set_hints(&self, number: u64, hints: SegmentHints) {
         if let Some(segment) = self.live.read().get(&number) {
@@ -126,7 +139,7 @@ impl Segments {
         tables: &mut [Larger],
     ) -> Result<()> {
         let hashes = *hashes_of(first).start()..=*hashes_of(first + tables.len() - 1).end();
-        let live: Vec<Arc<Segment>> = self.live.read().values().cloned().collect();
+        let live = self.live();
         let mut hints = Vec::new();
         for segment in live {
             hints.clear();

@@ -22,21 +22,21 @@ use crate::format::checkpoint::{self, Checkpoint};
 use crate::format::superblock::{self, Superblock};
 use crate::format::{DecodeError, FORMAT_VERSION};
 use crate::index::Index;
-use crate::location::Location;
+use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::number_of;
-use crate::log::segments::Segments;
+use crate::log::segments::{Segment, SegmentHints, Segments};
 use crate::log::staging::{Maker, Writes};
 use crate::log::writer::Log;
 use crate::random;
 use crate::recovery::survey::Survey;
-use crate::scope::HashKey;
+use crate::scope::{HashKey, Token};
 use crate::stats::Recovery;
 use crate::storage::{Access, File, Storage};
 use crate::time::StoreTime;
 
-pub(in crate::recovery) const SUPER: &str = "SUPER";
+pub(crate) const SUPER: &str = "SUPER";
 
 /// A store that is ready to be used.
 pub(crate) struct Recovered<D> {
@@ -120,8 +120,7 @@ fn read_or_create(
         };
         replace(storage, SUPER, &superblock.encode())?;
     }
-    let file = storage.open(SUPER, Access::ReadPositioned).map_err(Error::io("open SUPER"))?;
-    let superblock = decode_super(&*file)?;
+    let superblock = read_super(storage)?;
     if !has(checkpoints::NAME) {
         if has_segments {
             return corrupt("CHECKPOINT is missing beside segments");
@@ -135,6 +134,44 @@ fn read_or_create(
     let file =
         storage.open(checkpoints::NAME, Access::Write).map_err(Error::io("open CHECKPOINT"))?;
     Ok(Some((superblock, Checkpoints::read(file, superblock.store)?)))
+}
+
+/// Reads SUPER.
+pub(crate) fn read_super(storage: &dyn Storage) -> Result<Superblock> {
+    let file = storage.open(SUPER, Access::ReadPositioned).map_err(Error::io("open SUPER"))?;
+    decode_super(&*file)
+}
+
+/// What the files of a store add up to.
+#[derive(Debug)]
+pub(crate) struct Inspected {
+    pub(crate) segments: Segments,
+    /// The claims that are open, in order.
+    pub(crate) open: Vec<Token>,
+    pub(crate) last: Lsn,
+}
+
+/// The half of a recovery that changes nothing; a tail that is not whole is an error here.
+pub(crate) fn inspect(
+    storage: &Arc<dyn Storage>,
+    superblock: Superblock,
+    checkpoint: Checkpoint,
+    tell: Tell<'_>,
+) -> Result<Inspected> {
+    let access = Access::ReadPositioned;
+    let segments = Segments::new(Arc::clone(storage), access, checkpoint.oldest);
+    let hash_key = HashKey::new(&superblock.hash_key);
+    let mut survey = Survey::new(&**storage, superblock, checkpoint, hash_key, segments);
+    survey.load(tell)?;
+    survey.scan(tell)?;
+    if let Some((segment, what)) = survey.report.cut {
+        return Err(Error::Corrupt { segment, offset: 0, what });
+    }
+    for scanned in &survey.scanned {
+        survey.segments.insert(Segment::new(&scanned.header, SegmentHints::Recent));
+    }
+    let open = survey.replay.open.keys().copied().collect();
+    Ok(Inspected { segments: survey.segments, open, last: survey.last })
 }
 
 fn decode_super(file: &dyn File) -> Result<Superblock> {
@@ -162,7 +199,7 @@ pub(in crate::recovery) fn unknown_version_or(
 }
 
 /// Writes a small file so that it is there whole or not at all.
-fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn replace(storage: &dyn Storage, name: &str, bytes: &[u8]) -> Result<()> {
     let draft = format!("{name}.tmp");
     let write = || {
         let file = storage.create(&draft, bytes.len() as u64)?;

@@ -25,7 +25,8 @@ const LAYERS: &[(Peers, &[&str])] = &[
     (InOrder, &["stats", "config"]),
     (Apart, &["format", "storage", "index"]),
     (Apart, &["log"]),
-    (Apart, &["recovery", "expiry", "backup", "verify"]),
+    // A backup is checked by a recovery that changes nothing, and by a verification.
+    (InOrder, &["recovery", "expiry", "verify", "backup"]),
     (InOrder, &["engine", "worker"]),
     // A claim yields orphans, an orphan yields claims, and the futures yield both.
     (Together, &["claim", "future"]),

@@ -6,6 +6,7 @@
     reason = "a step of a test that fails fails the test; tests stage files and threads themselves"
 )]
 
+mod backup;
 mod buffered;
 mod contract;
 mod crash;
@@ -19,3 +20,4 @@ mod recovery_edges;
 mod restart;
 mod smoke;
 mod support;
+mod verify;

@@ -1,0 +1,234 @@
+//! Copies a store, while it is used, to a directory that opens as that store.
+//!
+//! Segments are linked where the file system has links, and copied where not. SUPER is written
+//! last, after the copy was checked: what an interrupted backup leaves never opens as a store, and
+//! never as an empty one, since CHECKPOINT is there from the beginning.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{Phase, Progress};
+use crate::error::{Error, Result};
+use crate::format::checkpoint::{self, Checkpoint};
+use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::format::superblock::Superblock;
+use crate::location::Lsn;
+use crate::log::checkpoints;
+use crate::log::cut::Cut;
+use crate::log::segments::Segments;
+use crate::log::walk::{Bad, read_readable, walk};
+use crate::log::{hint_name, segment_name};
+use crate::recovery::{self, SUPER};
+use crate::scope::{HashKey, Token};
+use crate::storage::{Access, Storage};
+use crate::verify::{self, Subject};
+
+/// Bytes that are written at a time; a piece of zeros is left out.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What [`Store::backup`](crate::Store::backup) made.
+#[non_exhaustive]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backup {
+    /// Segments in it.
+    pub segments: u64,
+    /// Records in it, each of them verified.
+    pub records: u64,
+    /// Bytes read to verify it.
+    pub bytes: u64,
+    /// Segments that share their file with the store.
+    pub linked: u64,
+    /// Segments that were copied.
+    pub copied: u64,
+    /// Claims that were open: they are orphans in the backup.
+    pub open_claims: u64,
+    /// What happened up to here is in the backup, and nothing that happened later. `None` where the
+    /// store has never held anything.
+    pub upto: Option<Token>,
+}
+
+/// Where a backup goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) storage: &'a Arc<dyn Storage>,
+    /// Its directory, where files can be linked into it.
+    pub(crate) dir: Option<&'a Path>,
+}
+
+/// What is backed up.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub(crate) storage: &'a dyn Storage,
+    pub(crate) segments: &'a Segments,
+    pub(crate) hash_key: &'a HashKey,
+    pub(crate) epoch: u64,
+}
+
+/// Files that were copied, to be checked.
+pub(crate) struct Copied {
+    superblock: Superblock,
+    checkpoint: Checkpoint,
+    cut: Cut,
+    linked: u64,
+    copied: u64,
+}
+
+/// Takes the target, so that nobody opens it before it is a store.
+pub(crate) fn begin(target: Target<'_>) -> Result<Box<dyn std::any::Any + Send + Sync>> {
+    let names = target.storage.list().map_err(Error::io("list the directory of a backup"))?;
+    if !names.is_empty() {
+        return Err(Error::Invalid { what: "the directory of a backup must be new or empty" });
+    }
+    let file_bytes = checkpoint::FILE_BYTES as u64;
+    let marked = target.storage.create(checkpoints::NAME, file_bytes);
+    marked.and_then(|_| target.storage.sync_dir()).map_err(Error::io("begin a backup"))?;
+    target.storage.lock().map_err(Error::io("lock the directory of a backup"))
+}
+
+/// Puts the files there, but for SUPER. No segment is dropped meanwhile.
+pub(crate) fn copy(
+    source: Source<'_>,
+    target: Target<'_>,
+    cut: Cut,
+    tell: &dyn Fn(Progress),
+) -> Result<Copied> {
+    let superblock = recovery::read_super(source.storage)?;
+    let (oldest, tail) = (source.segments.oldest(), cut.tail.segment);
+    let headers = source.segments.live().into_iter().map(|segment| segment.header);
+    let sealed: Vec<SegmentHeader> = headers.filter(|header| header.segment < tail).collect();
+    let total = sealed.len() as u64 + 1;
+    let (mut linked, mut copied) = (0, 0);
+    for (header, done) in sealed.iter().zip(0..) {
+        tell(Progress { phase: Phase::Copying, done, total });
+        if link(source, target, &segment_name(header.segment))? {
+            linked += 1;
+        } else {
+            copy_segment(source, target, header, Lsn::HIGHEST)?;
+            copied += 1;
+        }
+        copy_hints(source, target, &hint_name(header.segment))?;
+    }
+    let end = copy_segment(source, target, &cut.tail, cut.last)?;
+    if end != cut.offset {
+        let what = "the log ends elsewhere than it should";
+        return Err(Error::Corrupt { segment: tail, offset: end, what });
+    }
+    tell(Progress { phase: Phase::Copying, done: total, total });
+    let checkpoint = Checkpoint {
+        generation: 0,
+        oldest,
+        sealed: tail - 1,
+        tail,
+        durable_lsn: cut.last,
+        epoch: source.epoch,
+        time_ms: cut.time_ms,
+    };
+    let second = Checkpoint { generation: 1, ..checkpoint };
+    let slots = [checkpoint.encode(superblock.store), second.encode(superblock.store)].concat();
+    // It also makes the names of what was linked and copied durable.
+    recovery::replace(&**target.storage, checkpoints::NAME, &slots)?;
+    Ok(Copied { superblock, checkpoint: second, cut, linked, copied: copied + 1 })
+}
+
+/// Checks what was copied as an open and a verification would, and makes it a store.
+pub(crate) fn finish(
+    target: Target<'_>,
+    copied: &Copied,
+    tell: &dyn Fn(Progress),
+) -> Result<Backup> {
+    let Copied { superblock, checkpoint, cut, .. } = copied;
+    let found = recovery::inspect(target.storage, *superblock, *checkpoint, tell)?;
+    let wrong = |what| Error::Corrupt { segment: cut.tail.segment, offset: DATA_START, what };
+    if found.open != cut.open {
+        return Err(wrong("the backup does not hold the claims that were open"));
+    }
+    if found.last != cut.last {
+        return Err(wrong("the backup does not end where it should"));
+    }
+    let subject = Subject {
+        storage: &**target.storage,
+        store: superblock.store,
+        hash_key: &HashKey::new(&superblock.hash_key),
+        segments: &found.segments,
+        written: cut.last,
+        checkpoint: *checkpoint,
+    };
+    let verified = verify::verify_log(&subject, tell)?;
+    if let Some(damage) = verified.damage.first() {
+        let (segment, offset, what) = (damage.segment, damage.offset, damage.what);
+        return Err(Error::Corrupt { segment, offset, what });
+    }
+    recovery::replace(&**target.storage, SUPER, &superblock.encode())?;
+    if recovery::read_super(&**target.storage)? != *superblock {
+        let what = "SUPER of the backup is not what was written";
+        return Err(Error::Corrupt { segment: 0, offset: 0, what });
+    }
+    Ok(Backup {
+        segments: verified.segments,
+        records: verified.records,
+        bytes: verified.bytes,
+        linked: copied.linked,
+        copied: copied.copied,
+        open_claims: cut.open.len() as u64,
+        upto: (cut.last != Lsn::ZERO).then(|| Token::new(cut.last.0)),
+    })
+}
+
+fn link(source: Source<'_>, target: Target<'_>, name: &str) -> Result<bool> {
+    let Some(dir) = target.dir else { return Ok(false) };
+    source.storage.link(name, &dir.join(name)).map_err(Error::io("link a file into a backup"))
+}
+
+/// A hint file that is missing, or says less than its segment, is made again at the first open.
+fn copy_hints(source: Source<'_>, target: Target<'_>, name: &str) -> Result<()> {
+    let copied = || {
+        if let Some(dir) = target.dir
+            && source.storage.link(name, &dir.join(name))?
+        {
+            return Ok(());
+        }
+        let file = source.storage.open(name, Access::ReadPositioned)?;
+        let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+        file.read_at(0, &mut bytes)?;
+        write(target, name, &bytes, bytes.len() as u64)
+    };
+    match copied() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        copied => copied.map_err(Error::io("copy a hint file into a backup")),
+    }
+}
+
+/// Copies a segment up to its SEAL or the record `upto`, and tells where that ends. What is being
+/// erased meanwhile is copied whole.
+fn copy_segment(
+    source: Source<'_>,
+    target: Target<'_>,
+    header: &SegmentHeader,
+    upto: Lsn,
+) -> Result<u64> {
+    let name = segment_name(header.segment);
+    let file = source.storage.open(&name, Access::ReadPositioned);
+    let file = file.map_err(Error::io("open a segment to copy it"))?;
+    let len = usize::try_from(header.segment_bytes).expect("a segment is at most 64 MiB");
+    let (mut bytes, unread) = read_readable(&*file, len);
+    let walk = walk(&*file, header, &mut bytes, upto, source.hash_key);
+    if let Some(&Bad { offset, what }) = unread.iter().chain(&walk.bad).next() {
+        return Err(Error::Corrupt { segment: header.segment, offset, what });
+    }
+    bytes.truncate(usize::try_from(walk.end).expect("within the segment"));
+    write(target, &name, &bytes, header.segment_bytes)
+        .map_err(Error::io("copy a segment into a backup"))?;
+    Ok(walk.end)
+}
+
+/// Writes a file of `file_bytes` that begins with `bytes`.
+fn write(target: Target<'_>, name: &str, bytes: &[u8], file_bytes: u64) -> io::Result<()> {
+    let file = target.storage.create(name, file_bytes)?;
+    for (piece, at) in bytes.chunks(PIECE_BYTES).zip((0_u64..).step_by(PIECE_BYTES)) {
+        if piece.iter().any(|&byte| byte != 0) {
+            file.write_at(at, piece)?;
+        }
+    }
+    file.sync()
+}
