@@ -556,3 +556,17 @@ fn a_backup_does_not_open_while_it_is_made() {
     let tried = tried.lock().unwrap();
     assert!(tried.len() > 4 && tried.iter().all(|refused| *refused), "{tried:?}");
 }
+
+#[test]
+fn what_is_erased_after_a_backup_leaves_the_backup_sound() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = options().open(scratch.path().join("main")).unwrap();
+    filled(&store);
+    let copy = scratch.path().join("copy");
+    assert!(store.backup(&copy).unwrap().linked > 0);
+    assert!(store.forget(scope("key-3")).unwrap());
+    assert!(store.verify().unwrap().is_clean());
+    let restored = open_copy(&copy);
+    assert_eq!(kind(&restored, "key-3"), "free");
+    assert_eq!(replay(claim(&restored, "key-4")).bytes(), Some(&response(0, 4)[..]));
+}
