@@ -122,6 +122,16 @@ pub trait Administer: Backend {
         response: &[u8],
     ) -> impl Future<Output = Result<Completed, Self::Error>> + Send;
 
+    /// Erases what a scope holds; gone for good when it returns. `false` for an open claim, which
+    /// is kept, and for a free scope.
+    fn forget(&self, scope: Scope<'_>) -> impl Future<Output = Result<bool, Self::Error>> + Send;
+
+    /// The same for everything of an organization that had ended; how many responses there were.
+    fn forget_organization(
+        &self,
+        organization: &str,
+    ) -> impl Future<Output = Result<u64, Self::Error>> + Send;
+
     /// Frees the scope of the orphaned attempt `seen`: it did not run, and a fence keeps every
     /// attempt from committing late.
     fn release_orphan(

@@ -244,9 +244,40 @@ impl Administer for Store {
         orphan.resolve_async(response).await.map(Completed::from)
     }
 
+    /// Writes to the disk on a thread that may block.
+    async fn forget(&self, scope: Scope<'_>) -> Result<bool, Error> {
+        let store = self.clone();
+        let [organization, method, path, key] =
+            [scope.organization, scope.method, scope.path, scope.key].map(str::to_owned);
+        blocking(move || {
+            let (organization, method) = (&*organization, &*method);
+            Store::forget(&store, Scope { organization, method, path: &path, key: &key })
+        })
+        .await
+    }
+
+    /// Writes to the disk on a thread that may block.
+    async fn forget_organization(&self, organization: &str) -> Result<u64, Error> {
+        let (store, organization) = (self.clone(), organization.to_owned());
+        blocking(move || Store::forget_organization(&store, &organization)).await
+    }
+
     async fn release_orphan(&self, scope: Scope<'_>, seen: Token) -> Result<(), Error> {
         let orphan = self.orphan(scope)?.filter(|orphan| orphan.info().token() == seen);
         orphan.ok_or(Error::Superseded)?.release_async().await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is going down, and so is the server.
+            Err(_) => Err(Error::Closed),
+        },
     }
 }
 

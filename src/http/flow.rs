@@ -82,9 +82,31 @@ where
             let Some(run) = Run::start(asked, permit).await else {
                 return Ok(refuse(rules, Problem::after(Code::Unavailable, SOON)));
             };
-            Detaching::new(run.serve(parts, read, service).instrument(span)).await
+            detach(run, parts, read, service, span).await
         }
     }
+}
+
+/// The run as a future of its own. In a function, since what an `async fn` builds is also room in
+/// its own future, which requests that run nothing would have to allocate.
+fn detach<B, S, Q, R>(
+    run: Run<B>,
+    parts: Parts,
+    read: Read,
+    service: S,
+    span: tracing::Span,
+) -> Detaching<Result<Response<ResponseBody<R>>, S::Error>>
+where
+    B: Backend,
+    S: Service<Request<RequestBody<Q>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    Q: Body + Send + 'static,
+    Q::Data: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+{
+    Detaching::new(run.serve(parts, read, service).instrument(span))
 }
 
 /// Why nothing is asked of the store.

@@ -1,7 +1,7 @@
 //! An attempt that the layer holds: its lease is kept, and the store is told how it ended.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -103,10 +103,12 @@ impl<B: Backend> Held<B> {
 
     /// Keeps the lease while a future lives. One that ends within a third of it costs no timer of
     /// its own.
-    pub(crate) async fn renewing<F: Future>(self: &Arc<Self>, future: F) -> F::Output {
+    pub(crate) async fn renewing<F: Future>(
+        self: &Arc<Self>,
+        mut future: Pin<&mut F>,
+    ) -> F::Output {
         let lease = self.permit.lease();
         let every = (lease / 3).max(Duration::from_millis(1));
-        let mut future = pin!(future);
         if let Ok(output) = timeout(every, future.as_mut()).await {
             return output;
         }

@@ -1,7 +1,7 @@
 //! One attempt from its grant to its end: a witness is asked, the handler runs, the response is
 //! made durable and then sent. Whatever happens, the store is told, or an orphan is left.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -87,7 +87,7 @@ impl<B: Backend> Run<B> {
             }
             self.handle(parts, read, service).await
         };
-        self.held.renewing(attempt).await
+        self.held.renewing(pin!(attempt)).await
     }
 
     /// Runs the handler and settles what it answers.

@@ -245,8 +245,9 @@ async fn a_body_over_the_limit_is_413_before_it_is_read() {
     assert_eq!(answer, b"HTTP/1.1 413");
 
     // Not announced: counted as it comes.
-    let chunked = "POST / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer acme\r\nidempotency-key: k\r\n\
-                   transfer-encoding: chunked\r\n\r\nb\r\neleven byte\r\n0\r\n\r\n";
+    let chunked = "POST / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer acme\r\n\
+                   idempotency-key: k\r\ntransfer-encoding: chunked\r\n\r\n\
+                   b\r\neleven byte\r\n0\r\n\r\n";
     let mut stream = tokio::net::TcpStream::connect(api.address).await.unwrap();
     stream.write_all(chunked.as_bytes()).await.unwrap();
     stream.read_exact(&mut answer).await.unwrap();

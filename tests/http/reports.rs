@@ -436,8 +436,14 @@ async fn r22_keys_can_be_inspected_and_answers_are_counted() {
     timed.porter.let_through();
     owner.await.unwrap();
     timed.api.post("/").key("k").send().await;
+    assert!(timed.api.store.forget(KEY).unwrap(), "one key can be erased");
+    assert_eq!(timed.api.store.look_up(KEY).await.unwrap(), None);
+    timed.porter.let_through();
+    timed.api.post("/").key("k").send().await;
+    let erased = oncelog::http::Administer::forget_organization(&timed.api.store, "acme").await;
+    assert_eq!(erased.unwrap(), 1);
     let stats = timed.api.store.stats();
-    assert_eq!((stats.granted, stats.waits, stats.conflicts, stats.replayed), (1, 1, 1, 1));
+    assert_eq!((stats.granted, stats.waits, stats.conflicts, stats.replayed), (2, 1, 1, 1));
 }
 
 /// Truxify 6683, Soter 944, idempot-js 98: growth without bound; expired but present.

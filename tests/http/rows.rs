@@ -224,7 +224,8 @@ async fn a_handler_that_says_no_effect_is_released_whatever_its_status() {
     let runs = Runs::default();
     let (said, counted) = (runs.clone(), runs.clone());
     let by_response = move |Extension(attempt): Extension<Attempt>| async move {
-        (said.begin(), attempt.operation());
+        said.begin();
+        attempt.operation();
         let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
         response.extensions_mut().insert(NoEffect);
         response
