@@ -63,3 +63,47 @@ pub(crate) fn is_measured() -> bool {
     let asked = |name: &str| std::env::args().any(|arg| arg == name);
     asked("--bench") && !asked("--test")
 }
+
+/// Counts of times in buckets that are 1/64 of a power of two wide.
+#[derive(Clone, Debug)]
+pub(crate) struct Latencies(Vec<u64>);
+
+impl Latencies {
+    pub(crate) fn new() -> Latencies {
+        Latencies(vec![0; 28 * 64])
+    }
+
+    pub(crate) fn add(&mut self, time: Duration) {
+        let ns = u32::try_from(time.as_nanos()).unwrap_or(u32::MAX);
+        self.0[Latencies::bucket(ns)] += 1;
+    }
+
+    pub(crate) fn merge(&mut self, other: &Latencies) {
+        self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine += theirs);
+    }
+
+    fn bucket(ns: u32) -> usize {
+        let shift = (32 - ns.leading_zeros()).saturating_sub(7);
+        (shift * 64 + (ns >> shift)) as usize
+    }
+
+    /// The time that so many in a thousand stay at or below, to a 64th above.
+    fn quantile(&self, thousandths: u64) -> Duration {
+        let total: u64 = self.0.iter().sum();
+        let mut left = (total * thousandths / 1000).min(total.saturating_sub(1));
+        for (bucket, &count) in (0u64..).zip(&self.0) {
+            if count > left {
+                let shift = (bucket / 64).saturating_sub(1);
+                return Duration::from_nanos(((bucket - shift * 64 + 1) << shift) - 1);
+            }
+            left -= count;
+        }
+        Duration::ZERO
+    }
+
+    pub(crate) fn print(&self, name: &str) {
+        let [p50, p99, p999] = [500, 990, 999].map(|thousandths| self.quantile(thousandths));
+        let count: u64 = self.0.iter().sum();
+        println!("{name}: p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?} of {count} operations");
+    }
+}

@@ -19,7 +19,7 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 /// A panel for each charted column, a bar for each engine that has a value.
 pub fn render(table: &Table) -> String {
     let (mut body, mut y) =
-        (format!("<text class=\"title\" x=\"8\" y=\"22\">{}</text>\n", escape(table.title)), 48.0);
+        (format!("<text class=\"title\" x=\"8\" y=\"22\">{}</text>\n", escape(&table.title)), 48.0);
     for (at, column) in table.columns.iter().enumerate().filter(|(_, column)| column.charted) {
         let values = table.lines.iter().filter_map(|line| Some((line, table.median(line, at)?)));
         let bars: Vec<_> = values.collect();
@@ -60,7 +60,7 @@ pub fn render(table: &Table) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y}\" width=\"{WIDTH}\" \
          role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n{body}</svg>\n",
-        escape(table.title),
+        escape(&table.title),
     )
 }
 

@@ -3,15 +3,15 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use clap::{Subcommand, ValueEnum};
 
-use crate::drive::{self, Keys, Until, Worker, payload_bytes};
+use crate::drive::{self, Keys, Until, Worker};
 use crate::engines::{Durability, Kind, Result, Setup};
-use crate::measure::{Usage, disk_bytes, memory_bytes};
+use crate::measure::memory_bytes;
 use crate::workload::Workload;
 
 #[derive(Clone, Subcommand)]
@@ -19,10 +19,26 @@ use crate::workload::Workload;
 pub enum Task {
     /// Stores keys one after the other, and takes samples
     #[command(hide = true)]
-    Grow { kind: Kind, dir: PathBuf, from: u64, to: u64 },
+    Grow {
+        kind: Kind,
+        dir: PathBuf,
+        from: u64,
+        to: u64,
+        /// Keys to make room for ahead
+        reserve: u64,
+    },
     /// Opens a store, reads a key, stores some, and ends or waits to be killed
     #[command(hide = true)]
     Open { kind: Kind, dir: PathBuf, from: u64, to: u64, end: End },
+    /// Stores a few keys, and has nothing to do until its input ends
+    #[command(hide = true)]
+    Idle { kind: Kind, dir: PathBuf, mode: Mode },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    Buffered,
+    Synced,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -31,16 +47,22 @@ pub enum End {
     Kill,
 }
 
-const READY: &str = "ready";
+/// What a child says when it waits.
+pub const READY: &str = "ready";
 /// Samples while a store grows.
-const STEPS: u64 = 40;
+const STEPS: u64 = 1000;
 
-/// Runs this program for a task, and reads what it measured. Kills it where the task waits for it.
-pub fn start(task: &[&str], kind: Kind, dir: &std::path::Path) -> Result<HashMap<String, f64>> {
+/// This program, for a task.
+pub fn spawn(task: &[&str], kind: Kind, dir: &Path) -> Result<Child> {
     let kind = kind.to_possible_value().ok_or("an engine without a name")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(task[0]).arg(kind.get_name()).arg(dir).args(&task[1..]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
+}
+
+/// Runs this program for a task, and reads what it measured. Kills it where the task waits for it.
+pub fn start(task: &[&str], kind: Kind, dir: &Path) -> Result<HashMap<String, f64>> {
+    let mut child = spawn(task, kind, dir)?;
     let stdout = child.stdout.take().ok_or("a child without output")?;
     let (mut figures, mut killed) = (HashMap::new(), false);
     for line in BufReader::new(stdout).lines() {
@@ -58,27 +80,30 @@ pub fn start(task: &[&str], kind: Kind, dir: &std::path::Path) -> Result<HashMap
 
 pub fn run(task: &Task) -> Result<()> {
     match task {
-        Task::Grow { kind, dir, from, to } => grow(*kind, dir, *from, *to),
+        Task::Grow { kind, dir, from, to, reserve } => {
+            grow(*kind, &Setup { reserve: *reserve, ..setup(dir) }, *from, *to)
+        }
         Task::Open { kind, dir, from, to, end } => open(*kind, dir, *from..*to, *end),
+        Task::Idle { kind, dir, mode } => idle(*kind, dir, *mode),
     }
 }
 
-fn setup(dir: &std::path::Path) -> Setup {
+fn setup(dir: &Path) -> Setup {
     let dir = dir.to_owned();
     Setup { durability: Durability::Buffered, dir, expires: false, reserve: 0, clock: None }
 }
 
-fn grow(kind: Kind, dir: &std::path::Path, from: u64, to: u64) -> Result<()> {
+fn grow(kind: Kind, setup: &Setup, from: u64, to: u64) -> Result<()> {
     let workload = Workload::new();
     let memory = memory_bytes(None)?;
-    let engine = kind.open(&setup(dir))?;
+    let engine = kind.open(setup)?;
     let server = engine.server();
     // The memory that a server has before it holds a key is not memory for keys.
     let memory = if server.is_some() { memory_bytes(server)? } else { memory };
-    let start = Usage::now(server)?;
     drive::store(&*engine, &workload, 0..from, 1)?;
     let (mut times, mut elapsed) = (Histogram::new(), 0.0);
     let (mut index, mut resident) = (Vec::new(), Vec::new());
+    let mut index_bytes = vec![engine.index_bytes()];
     for step in 0..STEPS {
         let next = from + (to - from) * step / STEPS;
         let end = from + (to - from) * (step + 1) / STEPS;
@@ -88,35 +113,38 @@ fn grow(kind: Kind, dir: &std::path::Path, from: u64, to: u64) -> Result<()> {
         elapsed += run.elapsed.as_secs_f64();
         run.times.iter().for_each(|&ns| times.add(ns));
         drop(run);
+        index_bytes.push(engine.index_bytes());
         if let Some(bytes) = engine.index_bytes() {
             index.push(bytes as f64 / end as f64);
         }
         resident.push(memory_bytes(server)?.saturating_sub(memory) as f64 / end as f64);
     }
     engine.sync()?;
-    let written = Usage::now(server)?.since(start).written as f64;
     let mut worker = Worker::new(&*engine, &workload)?;
     [0, from, to - 1].into_iter().try_for_each(|nth| worker.replay(nth))?;
     drop(worker);
     engine.close()?;
-    let payload = payload_bytes(&workload, 0, to);
     println!("pairs_per_second {}", (to - from) as f64 / elapsed);
     for (name, quantile) in [("p999_us", 0.999), ("p9999_us", 0.9999), ("worst_us", 1.0)] {
         println!("{name} {}", times.quantile_us(quantile));
     }
     let max = |values: &[f64]| values.iter().copied().fold(f64::NAN, f64::max);
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    // In all of the steps together the index grew by so much, in one of them at most by so much.
+    let grown: Vec<f64> = index_bytes
+        .windows(2)
+        .filter_map(|pair| Some(pair[1]? as f64 / pair[0]? as f64 - 1.0))
+        .collect();
+    println!("index_step {}", max(&grown) * 100.0);
     println!("index_max {}", max(&index));
     println!("index_mean {}", mean(&index));
     println!("memory_max {}", max(&resident));
     println!("memory_mean {}", mean(&resident));
     println!("memory_end {}", resident.last().copied().unwrap_or(f64::NAN));
-    println!("written {}", written / payload);
-    println!("disk {}", disk_bytes(dir)? as f64 / payload);
     Ok(())
 }
 
-fn open(kind: Kind, dir: &std::path::Path, keys: std::ops::Range<u64>, end: End) -> Result<()> {
+fn open(kind: Kind, dir: &Path, keys: std::ops::Range<u64>, end: End) -> Result<()> {
     let workload = Workload::new();
     let start = Instant::now();
     let engine = kind.open(&setup(dir))?;
@@ -124,6 +152,11 @@ fn open(kind: Kind, dir: &std::path::Path, keys: std::ops::Range<u64>, end: End)
         Worker::new(&*engine, &workload)?.replay(0)?;
     }
     println!("open_ms {}", start.elapsed().as_secs_f64() * 1e3);
+    if keys.start > 0 {
+        let mut worker = Worker::new(&*engine, &workload)?;
+        worker.replay(keys.start - 1)?;
+        worker.miss(keys.end)?;
+    }
     if !keys.is_empty() {
         drive::store(&*engine, &workload, keys, 1)?;
     }
@@ -135,6 +168,22 @@ fn open(kind: Kind, dir: &std::path::Path, keys: std::ops::Range<u64>, end: End)
     // Until the parent kills this process, or ends itself.
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
+}
+
+fn idle(kind: Kind, dir: &Path, mode: Mode) -> Result<()> {
+    const KEYS: u64 = 1_000;
+    let durability = match mode {
+        Mode::Buffered => Durability::Buffered,
+        Mode::Synced => Durability::Synced,
+    };
+    let workload = Workload::new();
+    let engine = kind.open(&Setup { durability, ..setup(dir) })?;
+    drive::store(&*engine, &workload, 0..KEYS, 1)?;
+    println!("{READY}");
+    // One call, which returns when the parent has counted.
+    std::io::stdin().read_line(&mut String::new())?;
+    Worker::new(&*engine, &workload)?.replay(KEYS - 1)?;
+    engine.close()
 }
 
 /// Counts of times in buckets that are 1/64 of a power of two wide: many times in little memory.

@@ -66,6 +66,11 @@ impl<'a> Worker<'a> {
         })
     }
 
+    /// Which of the threads this is, from 0.
+    pub fn thread(&self) -> u64 {
+        self.thread
+    }
+
     fn fresh_key(&self, nth: u64) -> u64 {
         self.base + nth * self.threads + self.thread
     }

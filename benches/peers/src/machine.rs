@@ -44,7 +44,8 @@ fn today() -> Result<String> {
 
 /// The command, without the places that are the machine's own.
 fn command() -> String {
-    let mut words = vec!["cargo run --release --".to_owned()];
+    let features = if cfg!(feature = "rocksdb") { " --features rocksdb" } else { "" };
+    let mut words = vec![format!("cargo run --release{features} --")];
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         if ["--dir", "--out"].contains(&argument.as_str()) {

@@ -12,9 +12,11 @@ mod workload;
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 use engines::{Kind, Result};
+use measure::Device;
 
 #[derive(Clone, Parser)]
 #[command(about, max_term_width = 100)]
@@ -22,8 +24,8 @@ pub struct Arguments {
     /// Keys that are stored before a row is timed
     #[arg(long, default_value_t = 1_000_000)]
     keys: u64,
-    /// Rows to run: 1 to 14 or `webhooks`, with commas between them; all where not given
-    #[arg(long, value_delimiter = ',')]
+    /// Rows to run, with commas between them: 1 to 14, 16 or `webhooks`
+    #[arg(long, value_delimiter = ',', default_value = "1,2,3,4,5,6,7,8,12,14")]
     rows: Vec<String>,
     /// Engines to run, with commas between them; all that are here where not given
     #[arg(long, value_delimiter = ',')]
@@ -32,12 +34,18 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How long an engine runs in a round, in milliseconds
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 1000)]
     round_ms: u64,
-    /// The N of growth (row 10) and of opening (row 13), each up to 10 N; `--keys` where not given
+    /// Rows 6 and 7 with one engine in memory at a time, all its rounds before the next engine's
     #[arg(long)]
-    growth_keys: Option<u64>,
-    /// 20,000 keys, one short round, growth from 2,000: whether everything works, in two minutes
+    in_turn: bool,
+    /// How long row 16 counts system calls, in seconds
+    #[arg(long, default_value_t = 120)]
+    idle_s: u64,
+    /// The end of the names of tables and charts, for a run beside the usual one
+    #[arg(long, default_value = "")]
+    suffix: String,
+    /// 20,000 keys, one short round, 5 s idle, and every row where none are named
     #[arg(long)]
     quick: bool,
     /// Where the engines keep their files while they are measured; a directory on a real disk
@@ -52,21 +60,25 @@ pub struct Arguments {
 
 impl Arguments {
     fn asks_for(&self, rows: &[&str]) -> bool {
-        self.rows.is_empty() || rows.iter().any(|row| self.rows.iter().any(|asked| asked == row))
+        rows.iter().any(|row| self.rows.iter().any(|asked| asked == row))
     }
 }
 
 fn main() -> Result<()> {
-    let mut arguments = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let mut arguments = Arguments::from_arg_matches(&matches)?;
     if let Some(task) = &arguments.child {
         return child::run(task);
     }
     if arguments.quick {
         (arguments.keys, arguments.rounds, arguments.round_ms) = (20_000, 1, 150);
-        arguments.growth_keys = Some(2_000);
+        arguments.idle_s = 5;
+        if matches.value_source("rows") != Some(ValueSource::CommandLine) {
+            arguments.rows = rows::NAMES.map(str::to_owned).to_vec();
+        }
     }
     for row in &arguments.rows {
-        let known = rows::NAMES.contains(&row.as_str());
+        let known = rows::NAMES.contains(&row.as_str()) || row == rows::WEBHOOKS;
         workload::ensure(known, || format!("no such row: {row}; there are {:?}", rows::NAMES))?;
     }
     let all = Kind::value_variants().iter().copied();
@@ -80,5 +92,6 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&arguments.dir)?;
     let machine = machine::describe(&arguments.dir, &kinds)?;
     let kinds = kinds.into_iter().filter(|kind| kind.missing().is_none()).collect();
-    rows::run(&rows::Bench { arguments, kinds, machine, workload: workload::Workload::new() })
+    let (device, workload) = (Device::below(&arguments.dir)?, workload::Workload::new());
+    rows::run(&rows::Bench { arguments, kinds, machine, device, workload })
 }

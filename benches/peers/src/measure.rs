@@ -1,7 +1,9 @@
-//! Quantiles, and what a process and its children used, as `/proc` has it.
+//! Quantiles, and what processes, threads and the device did, as `/proc` and `/sys` have it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::engines::Result;
 
@@ -23,35 +25,137 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// Counters of this process, of a server, and of the server's children.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
-    pub cpu_ms: f64,
-    /// Bytes that were handed to the storage layer, as `/proc/<pid>/io` counts `write_bytes`.
-    pub written: u64,
+/// The CPU time of this process, of a server, and of every child the server had, in milliseconds.
+pub fn cpu_ms(server: Option<u32>) -> Result<f64> {
+    // USER_HZ is 100 on every Linux that Rust runs on.
+    Ok(ticks(std::process::id(), &OWN)? * 10.0 + server.map_or(Ok(0.0), server_ticks)? * 10.0)
 }
 
-impl Usage {
-    pub fn now(server: Option<u32>) -> Result<Usage> {
-        let mut sum = Usage::default();
-        for pid in family(server)? {
-            // A child may end while it is looked at; the server then counts it as its own.
-            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-            let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-            let ticks = fields.split(' ').skip(11).take(2).flat_map(str::parse::<f64>);
-            // USER_HZ is 100 on every Linux that Rust runs on.
-            sum.cpu_ms += ticks.sum::<f64>() * 10.0;
-            sum.written += field(&format!("/proc/{pid}/io"), "write_bytes:").unwrap_or(0);
+/// utime and stime of a process, and cutime and cstime of the children that it has reaped, counted
+/// from the field behind the name.
+const OWN: [usize; 2] = [11, 12];
+const WITH_REAPED: [usize; 4] = [11, 12, 13, 14];
+
+/// A child that ends takes its time with it, until the server reaps it and counts it as its own. So
+/// a sum is taken again where the children were others afterwards.
+fn server_ticks(server: u32) -> Result<f64> {
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let before = children(server)?;
+        let mut sum = ticks(server, &WITH_REAPED)?;
+        let all = before.iter().try_for_each(|&child| {
+            sum += ticks(child, &OWN)?;
+            Result::Ok(())
+        });
+        if all.is_ok() && children(server)? == before {
+            return Ok(sum);
         }
-        Ok(sum)
+    }
+    Err(format!("the children of the server {server} do not stay the same").into())
+}
+
+fn ticks(pid: u32, fields: &[usize]) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let values: Vec<&str> =
+        stat.rsplit_once(") ").map_or("", |(_, values)| values).split(' ').collect();
+    let mut sum = 0.0;
+    for &field in fields {
+        sum += values.get(field).ok_or("a short /proc/<pid>/stat")?.parse::<f64>()?;
+    }
+    Ok(sum)
+}
+
+/// The CPU time of the calling thread in milliseconds, and the bytes of the pages that it dirtied.
+pub fn thread_usage() -> Result<(f64, u64)> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let written = field("/proc/thread-self/io", "write_bytes:").ok_or("no write_bytes")?;
+    Ok((time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6, written))
+}
+
+/// The bytes of the pages that this process, a server and its children dirtied. Reaped children are
+/// in it already.
+pub fn dirtied(server: Option<u32>) -> Result<u64> {
+    let mut sum = 0;
+    for pid in family(server)? {
+        // A child may end while it is looked at; the server then counts it as its own.
+        sum += field(&format!("/proc/{pid}/io"), "write_bytes:").unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+/// What the threads of this process with such a name passed to system calls that write.
+pub fn written_by_threads(name: &str) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir("/proc/self/task")? {
+        let path = entry?.path();
+        // A thread may end meanwhile.
+        let named = fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        if named {
+            sum += field(&path.join("io").to_string_lossy(), "wchar:").unwrap_or(0);
+        }
+    }
+    Ok(sum)
+}
+
+/// The block device below a directory.
+pub struct Device {
+    dir: PathBuf,
+    stat: PathBuf,
+}
+
+impl Device {
+    pub fn below(dir: &Path) -> Result<Device> {
+        use std::os::unix::fs::MetadataExt;
+        let device = fs::metadata(dir)?.dev();
+        // As glibc's `major` and `minor` have it.
+        let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
+        let minor = (device & 0xff) | ((device >> 12) & 0xffff_ff00);
+        let stat = PathBuf::from(format!("/sys/dev/block/{major}:{minor}/stat"));
+        if !stat.exists() {
+            let dir = dir.display();
+            return Err(format!("{dir} is on no block device; --dir names one that is").into());
+        }
+        Ok(Device { dir: dir.to_owned(), stat })
     }
 
-    pub fn since(self, start: Usage) -> Usage {
-        Usage {
-            cpu_ms: self.cpu_ms - start.cpu_ms,
-            written: self.written.saturating_sub(start.written),
+    /// Writes what is dirty, and says how many bytes the device has ever been written.
+    pub fn written(&self) -> Result<u64> {
+        let status = Command::new("sync").arg("-f").arg(&self.dir).status()?;
+        if !status.success() {
+            return Err(format!("sync -f: {status}").into());
         }
+        let stat = fs::read_to_string(&self.stat)?;
+        let sectors = stat.split_whitespace().nth(6).ok_or("a short stat of a device")?;
+        Ok(sectors.parse::<u64>()? * 512)
     }
+
+    /// Waits until nothing is dirty, nothing is written and this process and the server are idle,
+    /// so that what an engine left to do is in nobody else's figure.
+    pub fn settle(&self, server: Option<u32>) -> Result<Quiet> {
+        const LOOK: Duration = Duration::from_millis(60);
+        const LIMIT: Duration = Duration::from_secs(10);
+        /// A journal's own blocks, and the looks themselves.
+        const NOISE_BYTES: u64 = 256 << 10;
+        const NOISE_MS: f64 = 20.0;
+        let start = Instant::now();
+        while start.elapsed() < LIMIT {
+            let (written, cpu) = (self.written()?, cpu_ms(server)?);
+            std::thread::sleep(LOOK);
+            let busy_ms = cpu_ms(server)? - cpu;
+            if self.written()? - written <= NOISE_BYTES && busy_ms <= NOISE_MS {
+                return Ok(Quiet::Yes);
+            }
+        }
+        eprintln!("not quiet after {LIMIT:?}: bytes written to the device are not reported");
+        Ok(Quiet::No)
+    }
+}
+
+/// Whether what is written from here on is one engine's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quiet {
+    Yes,
+    No,
 }
 
 /// Anonymous memory, and where there is a server the shared memory that it made.
@@ -114,7 +218,9 @@ pub fn disk_bytes(dir: &Path) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Usage, median, memory_bytes, quantile_us};
+    use std::process::{Command, Stdio};
+
+    use super::{Device, cpu_ms, median, memory_bytes, quantile_us, thread_usage};
 
     #[test]
     fn quantiles_and_medians() {
@@ -129,6 +235,36 @@ mod tests {
     #[test]
     fn the_process_is_seen_to_use_memory() {
         assert!(memory_bytes(None).unwrap() > 0);
-        Usage::now(None).unwrap();
+    }
+
+    /// A server whose child works and ends inside a window, as a connection's process does.
+    #[test]
+    fn the_time_of_a_child_that_ended_is_its_servers() {
+        use std::io::{BufRead, BufReader};
+        const SERVER: &str = "read go; sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; \
+                              echo done; read end";
+        let mut server = Command::new("sh");
+        server.args(["-c", SERVER]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = server.spawn().unwrap();
+        let mut output = BufReader::new(server.stdout.take().unwrap());
+        let (own, before) = (cpu_ms(None).unwrap(), cpu_ms(Some(server.id())).unwrap());
+        use std::io::Write;
+        server.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        output.read_line(&mut String::new()).unwrap();
+        let (after, own) = (cpu_ms(Some(server.id())).unwrap(), cpu_ms(None).unwrap() - own);
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert!(after - before - own >= 50.0, "{after} ms from {before} ms, own {own} ms");
+    }
+
+    #[test]
+    fn what_a_thread_computes_and_what_a_device_is_written_is_seen() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let device = Device::below(dir.path()).unwrap();
+        let (cpu, pages) = thread_usage().unwrap();
+        let written = device.written().unwrap();
+        std::fs::write(dir.path().join("bytes"), vec![7; 8 << 20]).unwrap();
+        assert!(device.written().unwrap() - written >= 8 << 20);
+        assert!(thread_usage().unwrap().0 > cpu && thread_usage().unwrap().1 - pages >= 8 << 20);
     }
 }

@@ -37,8 +37,8 @@ pub struct Line {
 }
 
 pub struct Table {
-    id: &'static str,
-    pub title: &'static str,
+    id: String,
+    pub title: String,
     /// Paragraphs on what was done and how to read it.
     notes: Vec<String>,
     pub columns: Vec<Column>,
@@ -48,7 +48,8 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn new(id: &'static str, title: &'static str) -> Table {
+    pub fn new(id: &str, title: &str) -> Table {
+        let (id, title) = (id.to_owned(), title.to_owned());
         let reference = Kind::Oncelog.name().to_owned();
         Table { id, title, notes: vec![], columns: vec![], lines: vec![], reference }
     }
@@ -107,7 +108,8 @@ impl Table {
             Better::Higher => ours / theirs,
             Better::Lower => theirs / ours,
         });
-        let ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_finite()).collect();
+        // A difference can be nothing, or less: there is no ratio to it.
+        let ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_finite() && *ratio > 0.0).collect();
         let middle = median(&ratios)?;
         let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let high = ratios.iter().copied().fold(0.0, f64::max);
@@ -196,8 +198,8 @@ fn list(out: &Path) -> Result<()> {
 pub fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 100.0 {
-        let digits = format!("{value:.0}");
-        let mut text = String::new();
+        let digits = format!("{size:.0}");
+        let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
         for (at, digit) in digits.chars().enumerate() {
             if at > 0 && (digits.len() - at).is_multiple_of(3) {
                 text.push(',');
@@ -220,6 +222,7 @@ mod tests {
     fn numbers_are_short() {
         assert_eq!(number(1_234_567.8), "1,234,568");
         assert_eq!(number(123.4), "123");
+        assert_eq!((number(-123.4), number(-1_234.5)), ("-123".into(), "-1,234".into()));
         assert_eq!(number(12.34), "12.3");
         assert_eq!(number(0.123), "0.12");
     }

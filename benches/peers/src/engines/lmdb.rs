@@ -47,6 +47,13 @@ impl Lmdb {
     }
 }
 
+/// The version of the library, and of the crate above it.
+pub fn version() -> String {
+    let library = heed::lmdb_version();
+    let heed = super::locked("heed").unwrap_or_default();
+    format!("{}.{}.{} (heed {heed})", library.major, library.minor, library.patch)
+}
+
 impl Engine for Lmdb {
     fn session(&self) -> Result<Box<dyn Session + '_>> {
         Ok(Box::new(LmdbSession { engine: self, value: Vec::new() }))

@@ -95,6 +95,11 @@ pub trait Engine: Send + Sync {
         None
     }
 
+    /// Bytes of zeros that were written ahead of the log so far, where an engine does so.
+    fn prepared_bytes(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// The store beneath, for the rows that call it by itself.
     fn store(&self) -> Option<&::oncelog::Store> {
         None
@@ -158,7 +163,7 @@ impl Kind {
             Kind::Fjall => "fjall",
             Kind::FjallGrouped => "fjall, group committer",
             Kind::Redb => "redb",
-            Kind::Lmdb => "LMDB (heed)",
+            Kind::Lmdb => "LMDB",
             Kind::Sqlite => "SQLite",
             Kind::Rocksdb => "RocksDB",
             Kind::RocksdbGrouped => "RocksDB, group committer",
@@ -178,9 +183,14 @@ impl Kind {
             Kind::Map | Kind::Write | Kind::Commit => None,
             Kind::Fjall | Kind::FjallGrouped => locked("fjall"),
             Kind::Redb => locked("redb"),
-            Kind::Lmdb => locked("heed"),
+            Kind::Lmdb => Some(lmdb::version()),
             Kind::Sqlite => Some(rusqlite::version().to_owned()),
-            Kind::Rocksdb | Kind::RocksdbGrouped => locked("librocksdb-sys"),
+            Kind::Rocksdb | Kind::RocksdbGrouped => {
+                // The version of the library stands behind that of its crate.
+                let crates = locked("librocksdb-sys")?;
+                let (_, library) = crates.split_once('+')?;
+                Some(format!("{library} (rocksdb {})", locked("rocksdb")?))
+            }
             Kind::Redis => redis::version(),
             Kind::Postgres => postgres::version(),
             Kind::Oncelog => locked("oncelog"),

@@ -1,11 +1,20 @@
 //! oncelog, with its defaults.
 
+use std::path::PathBuf;
+
 use oncelog::{Claim, Fingerprint, Status, Store};
 
 use super::{Durability, Engine, Grant, Outcome, Result, SYNC_EVERY, Session, Setup};
+use crate::measure::written_by_threads;
 use crate::workload::{DAY_MS, Request, TTL_MS};
 
-pub struct Oncelog(Store);
+pub struct Oncelog {
+    store: Store,
+    dir: PathBuf,
+}
+
+/// The thread that writes zeros ahead of the log, hint files and CHECKPOINT.
+const UPKEEP: &str = "oncelog-upkeep";
 
 impl Oncelog {
     pub fn open(setup: &Setup) -> Result<Oncelog> {
@@ -20,33 +29,46 @@ impl Oncelog {
         if let Some(clock) = &setup.clock {
             options = options.clock(clock.clone());
         }
-        Ok(Oncelog(options.open(&setup.dir)?))
+        Ok(Oncelog { store: options.open(&setup.dir)?, dir: setup.dir.clone() })
     }
 }
 
 impl Engine for Oncelog {
     fn session(&self) -> Result<Box<dyn Session + '_>> {
-        Ok(Box::new(&self.0))
+        Ok(Box::new(&self.store))
     }
 
     fn sync(&self) -> Result<()> {
-        Ok(self.0.sync()?)
+        Ok(self.store.sync()?)
     }
 
     fn expire(&self, _: u64) -> Result<Option<u64>> {
-        Ok(Some(self.0.expire()?.responses))
+        Ok(Some(self.store.expire()?.responses))
     }
 
     fn index_bytes(&self) -> Option<u64> {
-        Some(self.0.stats().index_bytes)
+        Some(self.store.stats().index_bytes)
+    }
+
+    /// What its thread passed to system calls, less the hint files. What callers write ahead for
+    /// themselves, when the thread does not keep up, is not in it.
+    fn prepared_bytes(&self) -> Result<Option<f64>> {
+        let mut hints = 0;
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.path().extension().is_some_and(|extension| extension == "idx") {
+                hints += entry.metadata()?.len();
+            }
+        }
+        Ok(Some(written_by_threads(UPKEEP)? as f64 - hints as f64))
     }
 
     fn store(&self) -> Option<&Store> {
-        Some(&self.0)
+        Some(&self.store)
     }
 
     fn close(self: Box<Self>) -> Result<()> {
-        Ok(self.0.close()?)
+        Ok(self.store.close()?)
     }
 }
 

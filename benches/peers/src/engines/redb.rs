@@ -1,6 +1,7 @@
 //! redb: a write transaction for each claim and each completion.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -18,6 +19,8 @@ pub struct Redb {
     durability: redb::Durability,
     expires: bool,
     ticker: Option<Ticker>,
+    /// Something was committed that no sync has taken along: an idle store is not written.
+    unsynced: Arc<AtomicBool>,
     database: Arc<Database>,
 }
 
@@ -30,21 +33,33 @@ impl Redb {
         write.open_table(CLAIMS)?;
         write.open_table(EXPIRY)?;
         write.commit()?;
+        let unsynced = Arc::<AtomicBool>::default();
         let ticker = (setup.durability == Durability::Buffered).then(|| {
-            let database = Arc::clone(&database);
-            Ticker::start(move || Ok(database.begin_write()?.commit()?))
+            let (database, unsynced) = (Arc::clone(&database), Arc::clone(&unsynced));
+            // Acquire: pairs with the release behind a commit, which this sync then covers.
+            Ticker::start(move || match unsynced.swap(false, Ordering::Acquire) {
+                true => Ok(database.begin_write()?.commit()?),
+                false => Ok(()),
+            })
         });
         let durability = match setup.durability {
             Durability::Buffered => redb::Durability::None,
             Durability::Synced => redb::Durability::Immediate,
         };
-        Ok(Redb { durability, expires: setup.expires, ticker, database })
+        Ok(Redb { durability, expires: setup.expires, ticker, unsynced, database })
     }
 
     fn begin(&self) -> Result<redb::WriteTransaction> {
         let mut write = self.database.begin_write()?;
         write.set_durability(self.durability)?;
         Ok(write)
+    }
+
+    fn commit(&self, write: redb::WriteTransaction) -> Result<()> {
+        write.commit()?;
+        // Release: pairs with the acquire of the ticker.
+        self.unsynced.store(true, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -74,7 +89,7 @@ impl Engine for Redb {
                     found += 1;
                 }
             }
-            write.commit()?;
+            self.commit(write)?;
             removed += found;
             if found == 0 {
                 return Ok(Some(removed));
@@ -112,7 +127,7 @@ impl Session for RedbSession<'_> {
             let key = expiry_key(request.expires_ms(), request.key());
             write.open_table(EXPIRY)?.insert(key.as_slice(), ())?;
         }
-        write.commit()?;
+        self.engine.commit(write)?;
         Ok(Outcome::Granted(Grant::Row))
     }
 
@@ -120,7 +135,7 @@ impl Session for RedbSession<'_> {
         encode(&mut self.value, request, Some(response));
         let write = self.engine.begin()?;
         write.open_table(CLAIMS)?.insert(request.key(), self.value.as_slice())?;
-        Ok(write.commit()?)
+        self.engine.commit(write)
     }
 
     fn replay(&mut self, request: &Request, out: &mut Vec<u8>) -> Result<Outcome> {

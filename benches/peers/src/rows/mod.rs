@@ -3,232 +3,109 @@
 mod batch;
 mod buffered;
 mod expiry;
+mod field;
 mod growth;
+mod idle;
 mod opening;
 mod synced;
 mod webhooks;
+mod written;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
 use crate::Arguments;
-use crate::drive::{self, Keys, Run, Until, Worker};
-use crate::engines::{Durability, Engine, Error, Kind, Result, Setup};
+use crate::engines::{Durability, Error, Kind, Result, Setup};
+use crate::measure::Device;
 use crate::report::Table;
 use crate::workload::Workload;
 
+use field::{Field, Lane};
+
 pub const NAMES: [&str; 15] =
-    ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "webhooks"];
+    ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "16"];
+/// Needs what `fetch-webhooks.sh` fetches, and is run by name only.
+pub const WEBHOOKS: &str = "webhooks";
 
 /// Everything that rows share.
 pub struct Bench {
     pub arguments: Arguments,
     pub kinds: Vec<Kind>,
     pub machine: Vec<String>,
+    pub device: Device,
     pub workload: Workload,
+}
+
+impl Bench {
+    /// A table of this run.
+    pub fn table(&self, id: &str, title: &str) -> Table {
+        match self.arguments.suffix.as_str() {
+            "" => Table::new(id, title),
+            suffix => Table::new(&format!("{id}-{suffix}"), &format!("{title} ({suffix})")),
+        }
+    }
+
+    /// The keys of the rows that go on to many times as many.
+    pub fn first_keys(&self) -> u64 {
+        if self.arguments.quick { self.arguments.keys / 10 } else { self.arguments.keys }
+    }
+
+    pub fn write(&self, table: &Table) -> Result<()> {
+        table.write(&self.arguments.out, &self.machine)
+    }
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
     let start = Instant::now();
-    buffered_and_synced(bench)?;
-    if bench.arguments.asks_for(&["9"]) {
+    let asks = |rows: &[&str]| bench.arguments.asks_for(rows);
+    if bench.arguments.in_turn {
+        buffered::read_in_turn(bench)?;
+    } else {
+        buffered_and_synced(bench)?;
+    }
+    if asks(&["9"]) {
         expiry::run(bench)?;
     }
-    if bench.arguments.asks_for(&["10", "11", "12"]) {
+    if asks(&["10", "11"]) {
         growth::run(bench)?;
     }
-    if bench.arguments.asks_for(&["13"]) {
+    if asks(&["13"]) {
         opening::run(bench)?;
     }
-    if bench.arguments.asks_for(&["14"]) {
+    if asks(&["14"]) {
         batch::run(bench)?;
     }
-    if bench.arguments.asks_for(&["webhooks"]) {
+    if asks(&["16"]) {
+        idle::run(bench)?;
+    }
+    if asks(&[WEBHOOKS]) {
         webhooks::run(bench)?;
     }
     eprintln!("done in {:.0?}", start.elapsed());
     Ok(())
 }
 
-/// The stores of the buffered rows, opened again for the synced ones.
+/// The stores of the buffered rows, opened again for the synced ones. Filling them is row 12.
 fn buffered_and_synced(bench: &Bench) -> Result<()> {
     let buffered = bench.arguments.asks_for(&["1", "2", "6", "7", "8"]);
     let synced = bench.arguments.asks_for(&["3", "4", "5"]);
-    if !buffered && !synced {
+    let filled = bench.arguments.asks_for(&["12"]);
+    if !buffered && !synced && !filled {
         return Ok(());
     }
-    let mut field = Field::open(bench, Durability::Buffered, &bench.kinds)?;
-    field.preload(bench)?;
+    let mut field = Field::filled(bench, &bench.kinds)?;
+    if filled {
+        written::write(bench, &field)?;
+    }
     if buffered {
         buffered::run(bench, &mut field)?;
     }
     if synced {
-        field.reopen(bench, Durability::Synced)?;
+        field.reopen_synced(bench)?;
         synced::run(bench, &mut field)?;
     }
     field.close()
-}
-
-/// One engine that is open, and its keys.
-pub struct Lane {
-    pub kind: Kind,
-    pub engine: Box<dyn Engine>,
-    pub keys: Keys,
-    setup: Setup,
-    _dir: TempDir,
-}
-
-impl Lane {
-    pub fn open(bench: &Bench, kind: Kind, mut setup: Setup) -> Result<Lane> {
-        let dir = scratch(bench, kind)?;
-        setup.dir = dir.path().to_owned();
-        let engine = kind.open(&setup).map_err(named(kind))?;
-        Ok(Lane { kind, engine, keys: Keys { next: 0, kept: 0..0 }, setup, _dir: dir })
-    }
-
-    /// Runs an operation for one round, and takes note of the keys that it used.
-    pub fn run(
-        &mut self,
-        bench: &Bench,
-        threads: usize,
-        operation: impl Fn(&mut Worker<'_>, u64) -> Result<()> + Sync,
-    ) -> Result<Run> {
-        let until = Until::Time(Duration::from_millis(bench.arguments.round_ms));
-        self.run_until(bench, threads, until, operation)
-    }
-
-    pub fn run_until(
-        &mut self,
-        bench: &Bench,
-        threads: usize,
-        until: Until<'_>,
-        operation: impl Fn(&mut Worker<'_>, u64) -> Result<()> + Sync,
-    ) -> Result<Run> {
-        let (engine, workload) = (&*self.engine, &bench.workload);
-        let run = drive::run(engine, workload, &self.keys, threads, until, operation)
-            .map_err(named(self.kind))?;
-        self.keys.next = run.next;
-        Ok(run)
-    }
-
-    fn keeps(&self) -> bool {
-        !matches!(self.kind, Kind::Write | Kind::Commit)
-    }
-
-    /// Stores the first keys, and reads each once.
-    fn preload(&mut self, bench: &Bench) -> Result<()> {
-        let count = bench.arguments.keys;
-        self.keys.next = count;
-        if self.keeps() {
-            let start = Instant::now();
-            let range = 0..count;
-            drive::store(&*self.engine, &bench.workload, range, 2).map_err(named(self.kind))?;
-            eprintln!("{}: {count} keys stored in {:.1?}", self.kind.name(), start.elapsed());
-            self.keys.kept = 0..count;
-            drive::check(&*self.engine, &bench.workload, count).map_err(named(self.kind))?;
-            self.keys.next = count + 100;
-            self.warm(bench)?;
-        }
-        Ok(())
-    }
-
-    /// Opens the same files as another engine, or in another mode.
-    fn turn(self, bench: &Bench, kind: Kind, durability: Durability) -> Result<Lane> {
-        let Lane { engine, keys, mut setup, _dir, .. } = self;
-        engine.close().map_err(named(kind))?;
-        setup.durability = durability;
-        let engine = kind.open(&setup).map_err(named(kind))?;
-        let mut lane = Lane { kind, engine, keys, setup, _dir };
-        lane.warm(bench)?;
-        Ok(lane)
-    }
-
-    fn warm(&mut self, bench: &Bench) -> Result<()> {
-        if self.keeps() {
-            let kept = self.keys.kept.clone();
-            let until = Until::Count(kept.end - kept.start);
-            self.run_until(bench, 1, until, |worker, nth| worker.replay(kept.start + nth))?;
-        }
-        Ok(())
-    }
-}
-
-/// The engines of a group of rows, open at once, so that their rounds can alternate.
-pub struct Field {
-    pub lanes: Vec<Lane>,
-}
-
-impl Field {
-    pub fn open(bench: &Bench, durability: Durability, kinds: &[Kind]) -> Result<Field> {
-        let grouped = [Kind::FjallGrouped, Kind::RocksdbGrouped];
-        let kinds = kinds.iter().filter(|kind| !grouped.contains(kind) && **kind != Kind::Commit);
-        // Room for what the rounds add; the bound has all of it ahead.
-        let reserve = bench.arguments.keys + 2_000_000.min(bench.arguments.keys * 8);
-        let lanes = kinds.map(|&kind| Lane::open(bench, kind, setup(durability, reserve)));
-        Ok(Field { lanes: lanes.collect::<Result<_>>()? })
-    }
-
-    pub fn preload(&mut self, bench: &Bench) -> Result<()> {
-        self.lanes.iter_mut().try_for_each(|lane| lane.preload(bench))
-    }
-
-    /// The same files in another mode, and what else takes part in it.
-    pub fn reopen(&mut self, bench: &Bench, durability: Durability) -> Result<()> {
-        let mut lanes = Vec::new();
-        for lane in self.lanes.drain(..) {
-            let kind = lane.kind;
-            if kind != Kind::Map {
-                lanes.push(lane.turn(bench, kind, durability)?);
-            }
-        }
-        for kind in bench.kinds.iter().copied() {
-            let bare = match kind {
-                Kind::Commit => {
-                    lanes.push(Lane::open(bench, kind, setup(durability, 0))?);
-                    continue;
-                }
-                Kind::FjallGrouped => Kind::Fjall,
-                Kind::RocksdbGrouped => Kind::Rocksdb,
-                _ => continue,
-            };
-            // Loaded without a sync for every write, like the others.
-            let mut lane = Lane::open(bench, bare, setup(Durability::Buffered, 0))?;
-            lane.preload(bench)?;
-            let mut lane = lane.turn(bench, kind, durability)?;
-            drive::check(&*lane.engine, &bench.workload, lane.keys.next).map_err(named(kind))?;
-            lane.keys.next += 100;
-            lanes.push(lane);
-        }
-        lanes.sort_by_key(|lane| lane.kind as usize);
-        self.lanes = lanes;
-        Ok(())
-    }
-
-    /// Rounds of the lanes that take part, one lane after the other; a row of a table each.
-    pub fn rounds(
-        &mut self,
-        bench: &Bench,
-        table: &mut Table,
-        takes_part: impl Fn(&Lane) -> bool,
-        measure: impl Fn(&mut Lane) -> Result<Vec<f64>>,
-    ) -> Result<()> {
-        for round in 1..=bench.arguments.rounds {
-            eprintln!("{}: round {round} of {}", table.title, bench.arguments.rounds);
-            for lane in self.lanes.iter_mut().filter(|lane| takes_part(lane)) {
-                let values = measure(lane)?;
-                table.add(lane.kind, &values);
-                // The next engine does not pay for what this one left to do.
-                lane.engine.sync().map_err(named(lane.kind))?;
-            }
-        }
-        table.write(&bench.arguments.out, &bench.machine)
-    }
-
-    pub fn close(self) -> Result<()> {
-        let close = |lane: Lane| lane.engine.close().map_err(named(lane.kind));
-        self.lanes.into_iter().try_for_each(close)
-    }
 }
 
 pub fn setup(durability: Durability, reserve: u64) -> Setup {

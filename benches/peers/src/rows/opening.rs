@@ -1,24 +1,43 @@
 //! Row 13: how long a store takes to open, after a close and after `kill -9`.
 
+use tempfile::TempDir;
+
 use super::{Bench, named, scratch};
 use crate::child;
 use crate::engines::{Kind, Result};
-use crate::report::{Better, Table};
+use crate::report::Better;
 
 /// Keys stored between two openings, which a recovery then meets.
 const TAIL: u64 = 10_000;
-const SIZES: [u64; 3] = [1, 3, 10];
+/// Times the keys.
+const SIZES: [u64; 4] = [1, 3, 10, 30];
+/// What the peers are opened with at most: with ten times the keys they would fill the disk.
+const PEERS_MAX: u64 = 3;
+
+/// A store between two openings.
+struct Stored {
+    kind: Kind,
+    dir: TempDir,
+    next: u64,
+    values: Vec<Vec<f64>>,
+}
 
 pub fn run(bench: &Bench) -> Result<()> {
-    let keys = bench.arguments.growth_keys.unwrap_or(bench.arguments.keys);
+    let (keys, rounds) = (bench.first_keys(), bench.arguments.rounds);
     let tail = TAIL.min(keys);
-    let mut table =
-        Table::new("13-open", "Opening, after a close and after kill -9").note(format!(
-            "From the call until the first key was read, in a fresh process; the page cache is \
-             warm. Before each opening {tail} more keys were stored, buffered; then the process \
-             was closed, or it was killed. A server is killed with all its processes, and its \
-             start is in the figure."
-        ));
+    let mut table = bench
+        .table("13-open", "Opening, after a close and after kill -9")
+        .note(format!(
+            "From the call until the first key was read, in a fresh process. Before each opening \
+             {tail} more keys were stored, buffered; then the process was closed, or it was \
+             killed. A server is killed with all its processes, and its start is in the figure. \
+             The peers are opened with at most {PEERS_MAX} times the keys. After each opening the \
+             last key that was stored is read too, and one that was never stored is not there."
+        ))
+        .note(
+            "Warm: whatever an opening reads was read or written moments before, in each engine \
+             alike, since another process opened the same store, stored the keys and ended.",
+        );
     for size in SIZES {
         table = table
             .chart(format!("after a close, {} keys", size * keys), "ms", Better::Lower)
@@ -27,36 +46,52 @@ pub fn run(bench: &Bench) -> Result<()> {
     let skipped = |kind: &Kind| kind.is_bound() || kind.name().contains("committer");
     let mut stores = Vec::new();
     for &kind in bench.kinds.iter().filter(|kind| !skipped(kind)) {
-        stores.push((kind, scratch(bench, kind)?, 0));
+        let values = vec![Vec::new(); rounds];
+        stores.push(Stored { kind, dir: scratch(bench, kind)?, next: 0, values });
     }
-    let mut values = vec![vec![Vec::new(); stores.len()]; bench.arguments.rounds];
+    let mut ended = Vec::new();
     for size in SIZES {
-        for (kind, dir, next) in &mut stores {
-            eprintln!("{}: {} keys to open", kind.name(), size * keys);
-            let to = (size * keys).max(*next);
-            open(*kind, dir.path(), *next..to, "close")?;
-            *next = to;
+        let (go_on, end): (Vec<_>, Vec<_>) = stores
+            .into_iter()
+            .partition(|stored| stored.kind == Kind::Oncelog || size <= PEERS_MAX);
+        stores = go_on;
+        // With its directory goes the room on the disk.
+        ended.extend(end.into_iter().map(|Stored { kind, values, .. }| (kind, values)));
+        for stored in &mut stores {
+            eprintln!("{}: {} keys to open", stored.kind.name(), size * keys);
+            let to = (size * keys).max(stored.next);
+            stored.open(to, "close")?;
         }
-        for round in &mut values {
-            for ((kind, dir, next), values) in stores.iter_mut().zip(round) {
+        for round in 0..rounds {
+            for stored in &mut stores {
                 // The end of one opening is the start of the next.
-                let closed = open(*kind, dir.path(), *next..*next + tail, "kill")?;
-                let killed = open(*kind, dir.path(), *next + tail..*next + 2 * tail, "close")?;
-                *next += 2 * tail;
-                values.extend([closed, killed]);
+                let closed = stored.open(stored.next + tail, "kill")?;
+                let killed = stored.open(stored.next + tail, "close")?;
+                stored.values[round].extend([closed, killed]);
+                bench.device.settle(None)?;
             }
         }
     }
-    for round in &values {
-        for ((kind, ..), values) in stores.iter().zip(round) {
-            table.add(*kind, values);
+    ended.extend(stores.into_iter().map(|Stored { kind, values, .. }| (kind, values)));
+    ended.sort_by_key(|(kind, _)| *kind as usize);
+    for round in 0..rounds {
+        for (kind, values) in &mut ended {
+            let mut values = std::mem::take(&mut values[round]);
+            values.resize(2 * SIZES.len(), f64::NAN);
+            table.add(*kind, &values);
         }
     }
-    table.write(&bench.arguments.out, &bench.machine)
+    bench.write(&table)
 }
 
-fn open(kind: Kind, dir: &std::path::Path, keys: std::ops::Range<u64>, end: &str) -> Result<f64> {
-    let (from, to) = (keys.start.to_string(), keys.end.to_string());
-    let figures = child::start(&["open", &from, &to, end], kind, dir).map_err(named(kind))?;
-    figures.get("open_ms").copied().ok_or_else(|| named(kind)("a child opened nothing".into()))
+impl Stored {
+    /// The time of an opening; then keys are stored up to `to`.
+    fn open(&mut self, to: u64, end: &str) -> Result<f64> {
+        let (from, until) = (self.next.to_string(), to.to_string());
+        let figures = child::start(&["open", &from, &until, end], self.kind, self.dir.path())
+            .map_err(named(self.kind))?;
+        self.next = to;
+        let found = figures.get("open_ms").copied();
+        found.ok_or_else(|| named(self.kind)("a child opened nothing".into()))
+    }
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use oncelog::{Claim, Fingerprint, Store};
 
-use super::{Bench, Field, named};
-use crate::drive::{Run, payload_bytes};
+use super::{Bench, Field, Lane, named};
+use crate::drive::Run;
 use crate::engines::{Kind, Result};
-use crate::measure::{Usage, quantile_us};
-use crate::report::{Better, Role, Table};
+use crate::measure::quantile_us;
+use crate::report::{Better, Role};
 use crate::workload::{Request, Workload};
 
 const GROUPED: [Kind; 3] = [Kind::Commit, Kind::FjallGrouped, Kind::RocksdbGrouped];
@@ -29,39 +29,55 @@ pub fn run(bench: &Bench, field: &mut Field) -> Result<()> {
     Ok(())
 }
 
+/// How to read the columns of what was written.
+const WRITTEN: &str = "Written is what the block device was written, the journal of the file \
+                       system included, from a quiet device until everything was synced and the \
+                       engine had nothing left to do; of it, the zeros that oncelog writes ahead of \
+                       its log. A sync writes whole blocks of 4 KiB, however little is new in them.";
+
 fn alone(bench: &Bench, field: &mut Field) -> Result<()> {
-    let mut table = Table::new("03-synced-alone", "Pairs, synced, 1 thread")
+    let mut table = bench
+        .table("03-synced-alone", "Pairs, synced, 1 thread")
         .note(
             "A claim on the disk, then its completion on the disk. The bound writes and syncs \
              the same bytes twice, in a file that was filled with zeros ahead.",
         )
+        .note(WRITTEN)
+        .note("Warm: every stored key was read once, in each engine alike, after it was opened.")
         .chart("pair, median", "us", Better::Lower)
         .chart("pair, p99", "us", Better::Lower)
         .column("pairs", "1/s", Better::Higher)
-        .column("written to the device over payload", "times", Better::Lower);
+        .column("written", "times the payload", Better::Lower)
+        .column("of it zeros ahead", "times the payload", Better::Lower);
     field.rounds(
         bench,
         &mut table,
         |lane| !GROUPED.contains(&lane.kind),
         |lane| {
-            let (start, from) = (Usage::now(lane.engine.server())?, lane.keys.next);
-            let mut run = lane.run(bench, 1, |worker, _| worker.fresh_pair())?;
-            let written = Usage::now(lane.engine.server())?.since(start).written as f64;
-            let payload = payload_bytes(&bench.workload, from, run.operations);
+            let pairs = |lane: &mut Lane| lane.run(bench, 1, |worker, _| worker.fresh_pair());
+            let (mut run, written) = lane.watched(bench, pairs)?;
             let median = quantile_us(&mut run.times, 0.5);
             let p99 = quantile_us(&mut run.times, 0.99);
-            Ok(vec![median, p99, run.per_second(), written / payload])
+            let over = [written.device, written.prepared].map(|bytes| bytes / written.payload);
+            Ok(vec![median, p99, run.per_second(), over[0], over[1]])
         },
-    )
+    )?;
+    bench.write(&table)
 }
 
 fn shared(bench: &Bench, field: &mut Field) -> Result<()> {
     const THREADS: [usize; 3] = [8, 64, 256];
-    let mut table = Table::new("04-synced-threads", "Pairs, synced, 8, 64 and 256 threads").note(
-        "The bound is group commit of the same bytes and nothing else. A peer with a group \
+    /// The threads whose bytes are reported.
+    const WATCHED: usize = 64;
+    let mut table = bench
+        .table("04-synced-threads", "Pairs, synced, 8, 64 and 256 threads")
+        .note(
+            "The bound is group commit of the same bytes and nothing else. A peer with a group \
              committer has one written by hand before it: one batch and one sync for all callers \
              that wait.",
-    );
+        )
+        .note(WRITTEN)
+        .note("Warm: every stored key was read once, in each engine alike, after it was opened.");
     for threads in THREADS {
         table = table.chart(format!("pairs, {threads} threads"), "1/s", Better::Higher).column(
             format!("p99.9, {threads} threads"),
@@ -69,31 +85,40 @@ fn shared(bench: &Bench, field: &mut Field) -> Result<()> {
             Better::Lower,
         );
     }
-    let mut table = table.column("written over payload, 64 threads", "times", Better::Lower);
+    let mut table = table
+        .column(format!("written, {WATCHED} threads"), "times the payload", Better::Lower)
+        .column("of it zeros ahead", "times the payload", Better::Lower);
     field.rounds(
         bench,
         &mut table,
         |_| true,
         |lane| {
-            let (mut values, mut amplified) = (Vec::new(), f64::NAN);
+            let (mut values, mut over) = (Vec::new(), [f64::NAN; 2]);
             for threads in THREADS {
-                let (start, from) = (Usage::now(lane.engine.server())?, lane.keys.next);
-                let mut run = lane.run(bench, threads, |worker, _| worker.fresh_pair())?;
-                let written = Usage::now(lane.engine.server())?.since(start).written as f64;
-                if threads == 64 {
-                    amplified = written / payload_bytes(&bench.workload, from, run.operations);
-                }
+                let pairs =
+                    |lane: &mut Lane| lane.run(bench, threads, |worker, _| worker.fresh_pair());
+                let mut run = match threads {
+                    WATCHED => {
+                        let (run, written) = lane.watched(bench, pairs)?;
+                        over = [written.device, written.prepared];
+                        over = over.map(|bytes| bytes / written.payload);
+                        run
+                    }
+                    _ => pairs(lane)?,
+                };
                 values.extend([run.per_second(), quantile_us(&mut run.times, 0.999) / 1e3]);
             }
-            values.push(amplified);
+            values.extend(over);
             Ok(values)
         },
-    )
+    )?;
+    bench.write(&table)
 }
 
 fn tasks(bench: &Bench, field: &mut Field) -> Result<()> {
     const THREADS: &str = "oncelog, 256 threads";
-    let mut table = Table::new("05-synced-tasks", "Pairs, synced, async tasks")
+    let mut table = bench
+        .table("05-synced-tasks", "Pairs, synced, async tasks")
         .note(
             "Tokio with 2 worker threads. Beside it the same store called by 256 threads, as in \
              row 4, to which the ratios are.",
@@ -123,10 +148,10 @@ fn tasks(bench: &Bench, field: &mut Field) -> Result<()> {
                 lane.keys.next = run.next;
                 table.add_line(&format!("oncelog, {tasks} tasks"), Role::Ours, &values(&mut run));
             }
-            store.sync()?;
+            lane.settle(bench)?;
         }
     }
-    table.write(&bench.arguments.out, &bench.machine)
+    bench.write(&table)
 }
 
 /// Fresh pairs by tasks that each take the next key.

@@ -9,7 +9,7 @@ use super::{Bench, Lane, losses, named, setup};
 use crate::drive::{Run, Until, Worker};
 use crate::engines::{Durability, Outcome, Result};
 use crate::measure::quantile_us;
-use crate::report::{Better, Table};
+use crate::report::Better;
 use crate::workload::{Workload, ensure, mix};
 
 /// Where `fetch-webhooks.sh` puts the package.
@@ -24,13 +24,11 @@ struct Delivery {
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
-    if !Path::new(FILE).exists() {
-        eprintln!("webhooks: not fetched, see fetch-webhooks.sh");
-        return Ok(());
-    }
+    ensure(Path::new(FILE).exists(), || "webhooks: not fetched, see fetch-webhooks.sh".into())?;
     let deliveries = read()?;
     let bytes: usize = deliveries.iter().map(|delivery| delivery.body.len()).sum();
-    let mut table = Table::new("20-webhooks", "Deliveries of webhooks, buffered, 1 thread")
+    let mut table = bench
+        .table("20-webhooks", "Deliveries of webhooks, buffered, 1 thread")
         .note(format!(
             "{} bodies of @octokit/webhooks-examples, {:.1} KiB each on average, over and over \
              under new delivery ids. Every fifth delivery is sent again and must get the first \
@@ -57,7 +55,7 @@ pub fn run(bench: &Bench) -> Result<()> {
             lane.engine.sync().map_err(named(lane.kind))?;
         }
     }
-    table.write(&bench.arguments.out, &bench.machine)?;
+    bench.write(&table)?;
     lanes.into_iter().try_for_each(|(lane, _)| lane.engine.close().map_err(named(lane.kind)))
 }
 
