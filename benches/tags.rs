@@ -1,7 +1,7 @@
 //! The compare of a line's nine tags: the loop of `src/index/line.rs` beside other forms of it.
 //!
-//! Each probe picks its line by the answer before, as a lookup waits for its line: 256 lines stay in
-//! the first level, 123,457 are the index of a million keys, 4 million are in no cache. A hit looks
+//! Each probe picks its line by the answer before, as a lookup waits for its line: 256 lines stay
+//! in the first level, 123,457 are the index of a million keys, 4 million are in no cache. A hit looks
 //! for a tag that the line has, a miss for one that it has not.
 
 mod common;
@@ -126,7 +126,7 @@ fn by_loop(line: &Line, tag: u16) -> u32 {
     bits
 }
 
-/// Lanes of 16 bits that keep their own bit, then a sum: a shape that a compiler turns into vectors.
+/// Lanes of 16 bits that keep their own bit, then a sum: a shape that compilers turn into vectors.
 #[inline(always)]
 fn by_lanes(line: &Line, tag: u16) -> u32 {
     const BITS: [u16; 8] = [1, 2, 4, 8, 16, 32, 64, 128];

@@ -1,7 +1,7 @@
 //! RocksDB, tuned as its wiki advises for point lookups, with a compaction filter for expiry.
 //!
-//! It has no insert-if-absent: a get and a put under a striped lock (`kv`), which does less than its
-//! `TransactionDB` would with a lock and a batch for each key. Every put writes the log to the
+//! It has no insert-if-absent: a get and a put under a striped lock (`kv`), which does less than
+//! its `TransactionDB` would with a lock and a batch for each key. Every put writes the log to the
 //! kernel (`manual_wal_flush` is off), so that `Buffered` survives a kill.
 
 use std::sync::Arc;
@@ -56,8 +56,8 @@ impl Rocks {
     }
 }
 
-/// "Setup Options and Basic Tuning"; for point lookups a hash index in data blocks ("Data Block Hash
-/// Index") and a bloom filter for whole keys in memtables too ("MemTable", "RocksDB Bloom Filter"),
+/// "Setup Options and Basic Tuning"; for point lookups a hash index in data blocks ("Data Block
+/// Hash Index") and a bloom filter for whole keys in memtables too ("MemTable", "RocksDB Bloom Filter"),
 /// since most claims meet an absent key; pipelined writes ("Pipelined Write"), and recycled log
 /// files, which spare a sync the metadata ("WAL Recycle"). Nothing is compressed: the build has no
 /// library for it, and random text would gain little.
