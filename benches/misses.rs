@@ -139,8 +139,8 @@ fn heading(keys: u64, count: u64) -> String {
          {keys} keys stored, `Buffered`, the mean of {count} calls, the calling thread alone.\n\
          Simulated by callgrind (`{}`).\n\
          It knows no prefetch: a line that was asked for ahead is a miss where it is used. A\n\
-         claim is of a fresh key, a replay of a random one, a miss is a lookup of a key never stored.\n\
-         Responses: 400 bytes in the median, 8 KB at 99 %.\n\n\
+         claim is of a fresh key, a replay of a random one, a miss is a lookup of a key never\n\
+         stored. Responses: 400 bytes in the median, 8 KB at 99 %.\n\n\
          Measured {date}: `cargo bench --bench misses`.\n\n\
          | call | instructions | L1 code | L1 read | L1 write | last level read | last level write \
          |\n|---|---:|---:|---:|---:|---:|---:|\n",

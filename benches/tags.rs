@@ -1,8 +1,8 @@
 //! The compare of a line's nine tags: the loop of `src/index/line.rs` beside other forms of it.
 //!
 //! Each probe picks its line by the answer before, as a lookup waits for its line: 256 lines stay
-//! in the first level, 123,457 are the index of a million keys, 4 million are in no cache. A hit looks
-//! for a tag that the line has, a miss for one that it has not.
+//! in the first level, 123,457 are the index of a million keys, 4 million are in no cache. A hit
+//! looks for a tag that the line has, a miss for one that it has not.
 
 mod common;
 

@@ -57,10 +57,10 @@ impl Rocks {
 }
 
 /// "Setup Options and Basic Tuning"; for point lookups a hash index in data blocks ("Data Block
-/// Hash Index") and a bloom filter for whole keys in memtables too ("MemTable", "RocksDB Bloom Filter"),
-/// since most claims meet an absent key; pipelined writes ("Pipelined Write"), and recycled log
-/// files, which spare a sync the metadata ("WAL Recycle"). Nothing is compressed: the build has no
-/// library for it, and random text would gain little.
+/// Hash Index") and a bloom filter for whole keys in memtables too ("MemTable", "RocksDB Bloom
+/// Filter"), since most claims meet an absent key; pipelined writes ("Pipelined Write"), and
+/// recycled log files, which spare a sync the metadata ("WAL Recycle"). Nothing is compressed:
+/// the build has no library for it, and random text would gain little.
 fn options() -> Result<Options> {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&Cache::new_lru_cache(usize::try_from(CACHE_BYTES)?));

@@ -33,7 +33,8 @@ pub fn run(bench: &Bench, field: &mut Field) -> Result<()> {
 const WRITTEN: &str = "Written is what the block device was written, the journal of the file \
                        system included, from a quiet device until everything was synced and \
                        the engine had nothing left to do; of it, the zeros that oncelog writes \
-                       ahead of its log. A sync writes whole blocks of 4 KiB, however little is new in them.";
+                       ahead of its log. A sync writes whole blocks of 4 KiB, however little is \
+                       new in them.";
 
 fn alone(bench: &Bench, field: &mut Field) -> Result<()> {
     let mut table = bench
