@@ -85,16 +85,17 @@ pub fn dirtied(server: Option<u32>) -> Result<u64> {
 
 /// What the threads of this process with such a name passed to system calls that write.
 pub fn written_by_threads(name: &str) -> Result<u64> {
-    let mut sum = 0;
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/task")? {
         let path = entry?.path();
         // A thread may end meanwhile.
         let named = fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
         if named {
-            sum += field(&path.join("io").to_string_lossy(), "wchar:").unwrap_or(0);
+            found.extend(field(&path.join("io").to_string_lossy(), "wchar:"));
         }
     }
-    Ok(sum)
+    // A thread that has another name now would be reported as none.
+    if found.is_empty() { Err(format!("no thread {name}").into()) } else { Ok(found.iter().sum()) }
 }
 
 /// The block device below a directory.

@@ -1,20 +1,15 @@
 //! oncelog, with its defaults.
 
-use std::path::PathBuf;
-
 use oncelog::{Claim, Fingerprint, Status, Store};
 
 use super::{Durability, Engine, Grant, Outcome, Result, SYNC_EVERY, Session, Setup};
 use crate::measure::written_by_threads;
 use crate::workload::{DAY_MS, Request, TTL_MS};
 
-pub struct Oncelog {
-    store: Store,
-    dir: PathBuf,
-}
+pub struct Oncelog(Store);
 
-/// The thread that writes zeros ahead of the log, hint files and CHECKPOINT.
-const UPKEEP: &str = "oncelog-upkeep";
+/// The thread that writes zeros ahead of the log, and nothing else.
+const BLOCKS: &str = "oncelog-blocks";
 
 impl Oncelog {
     pub fn open(setup: &Setup) -> Result<Oncelog> {
@@ -29,46 +24,39 @@ impl Oncelog {
         if let Some(clock) = &setup.clock {
             options = options.clock(clock.clone());
         }
-        Ok(Oncelog { store: options.open(&setup.dir)?, dir: setup.dir.clone() })
+        Ok(Oncelog(options.open(&setup.dir)?))
     }
 }
 
 impl Engine for Oncelog {
     fn session(&self) -> Result<Box<dyn Session + '_>> {
-        Ok(Box::new(&self.store))
+        Ok(Box::new(&self.0))
     }
 
     fn sync(&self) -> Result<()> {
-        Ok(self.store.sync()?)
+        Ok(self.0.sync()?)
     }
 
     fn expire(&self, _: u64) -> Result<Option<u64>> {
-        Ok(Some(self.store.expire()?.responses))
+        Ok(Some(self.0.expire()?.responses))
     }
 
     fn index_bytes(&self) -> Option<u64> {
-        Some(self.store.stats().index_bytes)
+        Some(self.0.stats().index_bytes)
     }
 
-    /// What its thread passed to system calls, less the hint files. What callers write ahead for
-    /// themselves, when the thread does not keep up, is not in it.
+    /// What its thread passed to system calls. What callers write ahead for themselves, when the
+    /// thread does not keep up, is not in it.
     fn prepared_bytes(&self) -> Result<Option<f64>> {
-        let mut hints = 0;
-        for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == "idx") {
-                hints += entry.metadata()?.len();
-            }
-        }
-        Ok(Some(written_by_threads(UPKEEP)? as f64 - hints as f64))
+        Ok(Some(written_by_threads(BLOCKS)? as f64))
     }
 
     fn store(&self) -> Option<&Store> {
-        Some(&self.store)
+        Some(&self.0)
     }
 
     fn close(self: Box<Self>) -> Result<()> {
-        Ok(self.store.close()?)
+        Ok(self.0.close()?)
     }
 }
 
