@@ -290,6 +290,78 @@ mod tests {
         assert!(time.read().is_held(), "the hour counts anew for every jump");
     }
 
+    /// The clock of a system whose wall can be set, and one of whose readings can take long.
+    struct Settable {
+        wall_ns: AtomicU64,
+        monotonic_ns: AtomicU64,
+        reading_ns: AtomicU64,
+    }
+
+    impl Clock for Settable {
+        fn is_system(&self) -> bool {
+            true
+        }
+
+        fn wall(&self) -> std::time::SystemTime {
+            let stop = self.reading_ns.load(Ordering::Relaxed);
+            self.monotonic_ns.fetch_add(stop, Ordering::Relaxed);
+            let before = self.wall_ns.fetch_add(stop, Ordering::Relaxed);
+            UNIX_EPOCH + Duration::from_nanos(before + stop)
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_nanos(self.monotonic_ns.load(Ordering::Relaxed))
+        }
+    }
+
+    impl Settable {
+        fn advance(&self, by: Duration) {
+            self.wall_ns.fetch_add(duration_ns(by), Ordering::Relaxed);
+            self.monotonic_ns.fetch_add(duration_ns(by), Ordering::Relaxed);
+        }
+    }
+
+    fn on_system_clock() -> (Arc<Settable>, StoreTime) {
+        let clock = Arc::new(Settable {
+            wall_ns: AtomicU64::new(START * 1_000_000),
+            monotonic_ns: AtomicU64::new(5),
+            reading_ns: AtomicU64::new(0),
+        });
+        let time = StoreTime::resume(Arc::clone(&clock) as Arc<dyn Clock>, TTL, 0);
+        (clock, time)
+    }
+
+    #[test]
+    fn between_two_looks_at_the_wall_clock_time_goes_on_by_the_monotonic_one() {
+        let (clock, time) = on_system_clock();
+        for step in 0..10_000_u64 {
+            assert_eq!(time.read().now_ms, START + step * 300 / 1000, "step {step}");
+            clock.advance(Duration::from_micros(300));
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_is_seen_within_a_millisecond() {
+        let (clock, time) = on_system_clock();
+        time.read();
+        clock.wall_ns.fetch_add(60_000_000_000, Ordering::Relaxed);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!(time.read().now_ms, START + 60_001);
+    }
+
+    #[test]
+    fn who_was_stopped_between_the_two_clocks_makes_nobody_late_or_early() {
+        let (clock, time) = on_system_clock();
+        clock.reading_ns.store(2_000_000_000, Ordering::Relaxed);
+        assert_eq!(time.read().now_ms, START + 2_000);
+        clock.reading_ns.store(0, Ordering::Relaxed);
+        assert_eq!(time.read().now_ms, START + 2_000, "the two seconds are counted once");
+        clock.advance(Duration::from_micros(900));
+        assert_eq!(time.read().now_ms, START + 2_000);
+        clock.advance(Duration::from_millis(5));
+        assert_eq!(time.read().now_ms, START + 2_005);
+    }
+
     #[test]
     fn a_jump_within_a_hold_is_held_for_an_hour_of_its_own() {
         let (clock, time) = store_time(START, 0);
