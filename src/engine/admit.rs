@@ -191,7 +191,7 @@ impl Engine {
     }
 
     /// Whether a shard is no longer as it was. What could not be read may have been erased then.
-    fn has_changed(&self, hash: u64, changes: u64) -> bool {
+    pub(in crate::engine) fn has_changed(&self, hash: u64, changes: u64) -> bool {
         self.shard(hash).lock().changes != changes
     }
 

@@ -1,23 +1,18 @@
 //! Forgets responses: first the index lets go of them, then the bytes on disk are overwritten, the
 //! claims and checkpoints that led to them too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::Engine;
 use crate::engine::outcome::{Keyed, Stored};
 use crate::error::{Error, Result};
-use crate::format::record::{Header, Record};
+use crate::format::record::{Kind, Record};
 use crate::location::{Location, Lsn};
 use crate::log::erasure::Trace;
 use crate::log::reader::{End, Scan};
-use crate::scope::{self, Encoded, OperationId, Token};
-
-/// A response that was found, and when its operation began.
-struct Found {
-    location: Location,
-    operation: OperationId,
-    claimed_ms: u64,
-}
+use crate::log::segments::Segment;
+use crate::log::token_of;
+use crate::scope::{self, OperationId, Token};
 
 impl Engine {
     /// Erases what is stored of a scope. `false` where nothing is, or where it is claimed.
@@ -25,14 +20,15 @@ impl Engine {
         // No segment is dropped, and nothing else is erased, meanwhile.
         let _erasing = self.expiring.lock();
         let found = self.responses_of(keyed)?;
-        for found in &found {
-            self.forget_response(keyed.hash, found)?;
+        for &(location, operation) in &found {
+            self.forget_response(keyed.hash, location, operation)?;
         }
         Ok(!found.is_empty())
     }
 
-    /// The responses of a scope that no claim is open for, expired ones too.
-    fn responses_of(&self, keyed: &Keyed) -> Result<Vec<Found>> {
+    /// Where the responses of a scope are that no claim is open for, expired ones too, and what
+    /// operations they ended.
+    fn responses_of(&self, keyed: &Keyed) -> Result<Vec<(Location, OperationId)>> {
         self.check_closed()?;
         loop {
             let (changes, candidates) = {
@@ -46,44 +42,51 @@ impl Engine {
             for location in candidates.iter() {
                 let Some(record) = self.log.segments.read(location)? else { continue };
                 if let Some(stored) = Stored::of_record(record, &keyed.encoded) {
-                    let (operation, claimed_ms) = (stored.operation, stored.claimed_ms);
-                    found.push(Found { location, operation, claimed_ms });
+                    found.push((location, stored.operation));
                 }
             }
-            if self.shard(keyed.hash).lock().changes == changes {
+            if !self.has_changed(keyed.hash, changes) {
                 return Ok(found);
             }
         }
     }
 
-    fn forget_response(&self, hash: u64, found: &Found) -> Result<()> {
-        let mut traces = Vec::new();
-        let mut tokens = BTreeSet::new();
-        for segment in self.log.segments.since(found.claimed_ms) {
-            if segment > found.location.segment() {
-                break;
+    /// Erases a response and what led to it, back to the CLAIM that began its operation.
+    fn forget_response(&self, hash: u64, response: Location, operation: OperationId) -> Result<()> {
+        let (mut traces, mut begun) = (Vec::new(), false);
+        for segment in self.log.segments.live().iter().rev().map(|segment| segment.number) {
+            if segment > response.segment() {
+                continue;
             }
-            let mut reached = false;
+            let (mut tokens, mut reached) = (BTreeSet::new(), false);
             let scan = self.log.segments.scan(segment, |entry| {
                 let location = Location::new(segment, entry.offset);
-                reached |= location == found.location;
-                let named = match &entry.record {
-                    Record::Claim(claim) if claim.operation == found.operation => {
-                        tokens.insert(token_of(&entry.header, &entry.record));
+                reached |= location == response;
+                let leads_there = match &entry.record {
+                    Record::Claim(claim) if claim.operation == operation => {
+                        let token = token_of(&entry.header, claim);
+                        begun |= entry.header.attempt == 1 && token.get() == entry.header.lsn.0;
+                        tokens.insert(token);
                         true
                     }
-                    Record::Progress { token, .. } => tokens.contains(&Some(*token)),
-                    Record::Complete(_) => location == found.location,
+                    // A claim is carried into a segment before it goes on there.
+                    Record::Progress { token, .. } => tokens.contains(token),
+                    Record::Complete(_) => location == response,
                     _ => false,
                 };
-                if named {
-                    traces.push(Trace::of(hash, segment, &entry));
+                if leads_there {
+                    traces.push(Trace { hash, location, header: entry.header });
                 }
             })?;
             if let Some(scan) = scan.filter(|scan| !reached && scan.end != End::Sealed) {
                 return Err(damaged(segment, &scan));
             }
+            if begun {
+                break;
+            }
         }
+        // The response last: without room for all of it, it is still there.
+        traces.sort_unstable_by_key(|trace| trace.location);
         self.forget_traces(&traces)
     }
 
@@ -93,58 +96,65 @@ impl Engine {
         let _erasing = self.expiring.lock();
         // What is staged has to be in the files that are read now.
         self.sync_staged()?;
-        let (open, upto) = self.log.open_operations();
-        let (mut tokens, mut responses) = (BTreeSet::new(), 0);
-        for segment in self.log.segments.since(0) {
-            responses += self.forget_in(segment, organization, &open, upto, &mut tokens)?;
+        let (upto, open) = self.log.written_and_open();
+        let (mut hashes, mut responses) = (BTreeMap::new(), 0);
+        for segment in self.log.segments.live() {
+            responses += self.forget_in(&segment, organization, &open, upto, &mut hashes)?;
         }
         Ok(responses)
     }
 
+    /// The same in one segment, up to a record. `hashes` are those of the claims so far.
     fn forget_in(
         &self,
-        segment: u64,
+        segment: &Segment,
         organization: &str,
         open: &BTreeSet<OperationId>,
         upto: Lsn,
-        tokens: &mut BTreeSet<Option<Token>>,
+        hashes: &mut BTreeMap<Token, u64>,
     ) -> Result<u64> {
-        let (mut traces, mut last, mut responses) = (Vec::new(), Lsn::ZERO, Vec::new());
+        let (number, first_lsn) = (segment.number, segment.header.first_lsn);
+        let (mut traces, mut last, mut expiries) = (Vec::new(), Lsn::ZERO, Vec::new());
         let is_theirs = |encoded: &[u8]| {
             scope::decode(encoded).is_some_and(|scope| scope.organization == organization)
         };
-        let scan = self.log.segments.scan(segment, |entry| {
+        let scan = self.log.segments.scan(number, |entry| {
             last = entry.header.lsn;
             if last > upto {
                 return;
             }
+            let location = Location::new(number, entry.offset);
             let hash = match &entry.record {
                 Record::Claim(claim) if is_theirs(claim.scope) => {
                     if open.contains(&claim.operation) {
                         return;
                     }
-                    tokens.insert(token_of(&entry.header, &entry.record));
-                    self.hash_key.hash(claim.scope)
+                    let hash = self.hash_key.hash(claim.scope);
+                    hashes.insert(token_of(&entry.header, claim), hash);
+                    hash
                 }
-                Record::Progress { token, .. } if tokens.contains(&Some(*token)) => 0,
+                Record::Progress { token, .. } => match hashes.get(token) {
+                    Some(&hash) => hash,
+                    None => return,
+                },
                 Record::Complete(complete) if is_theirs(complete.scope) => {
-                    let encoded = Encoded::from(complete.scope);
-                    let hash = self.hash_key.hash(&encoded);
-                    responses.push((hash, entry.offset, complete.expires_ms));
+                    let hash = self.hash_key.hash(complete.scope);
+                    expiries.push((hash, location, complete.expires_ms));
                     hash
                 }
                 _ => return,
             };
-            traces.push(Trace::of(hash, segment, &entry));
+            traces.push(Trace { hash, location, header: entry.header });
         })?;
-        if let Some(scan) = scan.filter(|scan| scan.end != End::Sealed && last < upto) {
-            return Err(damaged(segment, &scan));
+        // The tail may be empty, and may go on behind what is asked for.
+        let cut_short = |scan: &Scan| scan.end != End::Sealed && first_lsn <= upto && last < upto;
+        if let Some(scan) = scan.filter(cut_short) {
+            return Err(damaged(number, &scan));
         }
-        let now = self.now();
-        let live = responses.iter().filter(|&&(hash, offset, expires_ms)| {
-            let location = Location::new(segment, offset);
+        let now_ms = self.now().now_ms;
+        let live = expiries.iter().filter(|&&(hash, location, expires_ms)| {
             let shard = self.shard(hash).lock();
-            now.now_ms < expires_ms && self.candidates(&shard, hash).iter().any(|l| l == location)
+            now_ms < expires_ms && self.candidates(&shard, hash).iter().any(|at| at == location)
         });
         let live = live.count() as u64;
         self.forget_traces(&traces)?;
@@ -158,7 +168,8 @@ impl Engine {
         if !traces.is_empty() {
             self.sync_staged()?;
         }
-        for trace in traces {
+        // Claims are not in the index.
+        for trace in traces.iter().filter(|trace| trace.header.kind == Kind::Complete) {
             let mut shard = self.shard(trace.hash).lock();
             shard.index.remove(trace.hash, trace.location);
             shard.changes += 1;
@@ -166,12 +177,6 @@ impl Engine {
         self.log.erase(traces)?;
         outcome
     }
-}
-
-/// The token of the attempt that a CLAIM belongs to.
-fn token_of(header: &Header, record: &Record<'_>) -> Option<Token> {
-    let Record::Claim(claim) = record else { return None };
-    Some(claim.carried.map_or(Token::new(header.lsn.0), |carried| carried.token))
 }
 
 fn damaged(segment: u64, scan: &Scan) -> Error {

@@ -1,12 +1,14 @@
 //! One point of the history at which the files are whole: what a verification and a backup go by.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::segment::SegmentHeader;
 use crate::location::Lsn;
-use crate::log::staging::Writes;
+use crate::log::staging::{Staging, Writes};
 use crate::log::writer::{Log, Publish};
-use crate::scope::Token;
+use crate::scope::{OperationId, Token};
 
 /// Everything up to one record, durable.
 #[derive(Debug)]
@@ -24,11 +26,21 @@ pub(crate) struct Cut {
 impl<D> Log<D> {
     /// The newest record that is in the files with all before it.
     pub(crate) fn written(&self) -> Lsn {
-        let staging = &self.state.lock().staging;
+        self.written_of(&self.state.lock().staging)
+    }
+
+    fn written_of(&self, staging: &Staging) -> Lsn {
         match self.maker.writes {
             Writes::AtStaging => staging.last,
             Writes::AtCommit => staging.durable.min(staging.last),
         }
+    }
+
+    /// The same, and the operations that are open then.
+    pub(crate) fn written_and_open(&self) -> (Lsn, BTreeSet<OperationId>) {
+        let staging = &self.state.lock().staging;
+        let open = staging.open.values().map(|open| open.facts.operation).collect();
+        (self.written_of(staging), open)
     }
 
     /// What CHECKPOINT says.

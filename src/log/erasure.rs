@@ -15,10 +15,9 @@ use crate::format::record::{Draft, HEADER_BYTES, Header, Identity, Kind, Stamp};
 use crate::format::segment::SegmentHeader;
 use crate::location::{Location, Lsn};
 use crate::log::hinted::read_whole;
-use crate::log::reader::{self, End, Entry};
+use crate::log::reader::{self, End};
 use crate::log::segment_name;
 use crate::log::writer::Log;
-use crate::scope::OperationId;
 use crate::storage::Access;
 use crate::time::Reading;
 
@@ -32,10 +31,6 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    pub(crate) fn of(hash: u64, segment: u64, entry: &Entry<'_>) -> Trace {
-        Trace { hash, location: Location::new(segment, entry.offset), header: entry.header }
-    }
-
     fn erased(&self, identity: Identity) -> Vec<u8> {
         let Header { lsn, time_ms, .. } = self.header;
         let durable = self.header.promise();
@@ -45,13 +40,6 @@ impl Trace {
 }
 
 impl<D> Log<D> {
-    /// The operations that are open, and the newest record that every file holds.
-    pub(crate) fn open_operations(&self) -> (BTreeSet<OperationId>, Lsn) {
-        let state = self.state.lock();
-        let open = state.staging.open.values().map(|open| open.facts.operation).collect();
-        (open, state.staging.durable)
-    }
-
     /// Stages a FORGET for each trace, in order. Returns how many, and why no more.
     pub(crate) fn stage_forgets(&self, traces: &[Trace], now: Reading) -> (usize, Result<()>) {
         let mut staged = 0;
@@ -83,7 +71,8 @@ impl<D> Log<D> {
             by_segment.entry(trace.location.segment()).or_default().push(trace);
         }
         let erased = by_segment.into_iter().try_for_each(|(segment, traces)| {
-            let Some(identity) = self.segments.identity(segment) else { return Ok(()) };
+            let Some(header) = self.segments.header(segment) else { return Ok(()) };
+            let identity = header.identity();
             let records = traces.iter().map(|t| (t.location.offset(), t.erased(identity)));
             self.overwrite(segment, records)
         });
@@ -104,12 +93,6 @@ impl<D> Log<D> {
 
     /// Erases what an earlier process was about to, where it did not come to the end of it.
     pub(crate) fn finish_erasures(&self, forgotten: &[(u64, Location)]) -> Result<u64> {
-        let mut named: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
-        for (_, location) in forgotten {
-            if self.segments.identity(location.segment()).is_some() {
-                named.entry(location.segment()).or_default().insert(location.offset());
-            }
-        }
         let (mut traces, mut torn) = (Vec::new(), BTreeSet::new());
         for &(hash, location) in forgotten {
             match self.segments.read(location) {
@@ -126,21 +109,18 @@ impl<D> Log<D> {
         let mut finished = traces.len() as u64;
         self.erase(&traces)?;
         for segment in torn {
-            finished += self.mend_segment(segment, &named[&segment])?;
+            let here = forgotten.iter().filter(|(_, location)| location.segment() == segment);
+            let named = here.map(|(_, location)| location.offset()).collect();
+            finished += self.mend_segment(segment, &named)?;
         }
         Ok(finished)
     }
 
     fn mend_segment(&self, segment: u64, named: &BTreeSet<u64>) -> Result<u64> {
+        let Some(header) = self.segments.header(segment) else { return Ok(0) };
         let file = self.maker.storage.open(&segment_name(segment), Access::Write);
         let file = file.map_err(Error::io("open a segment"))?;
-        let mut bytes = read_whole(&*file, self.maker.segment_bytes)?;
-        let corrupt = |error: crate::format::DecodeError| Error::Corrupt {
-            segment,
-            offset: 0,
-            what: error.what(),
-        };
-        let header = SegmentHeader::decode(&bytes).map_err(corrupt)?;
+        let mut bytes = read_whole(&*file, header.segment_bytes)?;
         let mended = mend(&mut bytes, &header, named);
         self.overwrite(segment, mended.iter().cloned()).map_err(Error::io("erase a record"))?;
         Ok(mended.len() as u64)

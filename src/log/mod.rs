@@ -24,7 +24,7 @@ pub(crate) mod upkeep;
 
 use std::sync::Arc;
 
-use crate::format::record::{Carried, Claim, Ended};
+use crate::format::record::{Carried, Claim, Ended, Header};
 use crate::scope::{Encoded, Fingerprint, OperationId, Token};
 
 /// What never changes about one attempt.
@@ -70,6 +70,11 @@ impl OpenClaim {
             }),
         }
     }
+}
+
+/// The token of the attempt that a CLAIM belongs to: its LSN, unless it says another.
+pub(crate) fn token_of(header: &Header, claim: &Claim<'_>) -> Token {
+    claim.carried.map_or(Token::new(header.lsn.0), |carried| carried.token)
 }
 
 /// The name of a segment's file.

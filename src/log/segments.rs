@@ -279,20 +279,9 @@ impl Segments {
         read_record(&*file, &segment, location.offset()).map(Some)
     }
 
-    /// The live segments, oldest first, that may hold a record of `from_ms` or later.
-    pub(crate) fn since(&self, from_ms: u64) -> Vec<u64> {
-        let past: Vec<u64> = {
-            let sealed = self.sealed.lock();
-            let past = sealed.iter().filter(|(_, summary)| summary.time_ms_max < from_ms);
-            past.map(|(&number, _)| number).collect()
-        };
-        let live = self.live.read();
-        live.keys().copied().filter(|number| past.binary_search(number).is_err()).collect()
-    }
-
-    /// What the checksums of a live segment are seeded with.
-    pub(crate) fn identity(&self, number: u64) -> Option<Identity> {
-        self.live.read().get(&number).map(|segment| segment.identity)
+    /// What the file of a live segment says of itself.
+    pub(crate) fn header(&self, number: u64) -> Option<SegmentHeader> {
+        self.live.read().get(&number).map(|segment| segment.header)
     }
 
     /// Calls back with every record of a segment; `None` where it was dropped.
@@ -300,10 +289,7 @@ impl Segments {
         let Some(segment) = self.live.read().get(&number).cloned() else { return Ok(None) };
         let file = self.file(&segment).map_err(Error::io("open a segment"))?;
         let bytes = hinted::read_whole(&*file, segment.bytes)?;
-        let corrupt =
-            |error: DecodeError| Error::Corrupt { segment: number, offset: 0, what: error.what() };
-        let header = SegmentHeader::decode(&bytes).map_err(corrupt)?;
-        Ok(Some(reader::scan(&bytes, segment.identity, header.first_lsn, each)))
+        Ok(Some(reader::scan(&bytes, segment.identity, segment.header.first_lsn, each)))
     }
 
     fn file(&self, segment: &Segment) -> std::io::Result<Arc<dyn File>> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::format::record::{Claim, Ended, Header, Record};
 use crate::location::Location;
-use crate::log::{Facts, OpenClaim};
+use crate::log::{Facts, OpenClaim, token_of};
 use crate::scope::{HashKey, OperationId, Token};
 
 /// Open claims and responses after the records so far.
@@ -56,7 +56,7 @@ impl Replay {
 
     fn claim(&mut self, header: &Header, claim: &Claim<'_>) {
         let carried = claim.carried;
-        let token = carried.map_or(Token::new(header.lsn.0), |carried| carried.token);
+        let token = token_of(header, claim);
         if self.ended.contains(&token) {
             return;
         }

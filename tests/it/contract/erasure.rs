@@ -5,7 +5,7 @@ use std::thread;
 use oncelog::{Claim, Durability, Fingerprint, Scope, Store};
 
 use crate::contract::support::{
-    BUFFERED, World, body, claim, granted, kind, orphaned, replay, run, scope,
+    BUFFERED, DAY, World, body, claim, granted, kind, orphaned, replay, run, scope,
 };
 use crate::support::disk::{SimDisk, Survival};
 
@@ -119,6 +119,48 @@ fn an_organization_is_forgotten_whole_and_no_other() {
     let orphan = store.orphan(of("leaves-us", "open")).unwrap().expect("the open claim is kept");
     assert_eq!(orphan.info().checkpoint(), Some(&b"still needed"[..]));
     drop(open);
+}
+
+#[test]
+fn an_organization_is_forgotten_by_a_store_that_was_just_opened() {
+    for (durability, keys) in [(Durability::Synced, 0), (BUFFERED, 0), (Durability::Synced, 3)] {
+        for closed in [true, false] {
+            let world = World::new();
+            let store = world.open_with(world.options().durability(durability));
+            for key in 0..keys {
+                run_for(&store, "leaves-us", &format!("l-{key}"), b"theirs");
+            }
+            if closed {
+                store.close().unwrap();
+            } else {
+                store.sync().unwrap();
+                std::mem::forget(store);
+            }
+            let world = world.on(world.disk.after_kill());
+            let store = world.open_with(world.options().durability(durability));
+            assert_eq!(store.forget_organization("leaves-us").unwrap(), keys, "closed: {closed}");
+            assert!(!holds(&world.disk, b"theirs"));
+        }
+    }
+}
+
+#[test]
+fn a_claim_that_ran_for_longer_than_its_record_can_say_leaves_no_copy_behind() {
+    let world = World::new();
+    // Longer than 2^32 ms, which is the longest run that a COMPLETE tells.
+    let store = world.open_with(world.options().ttl(400 * DAY).bucket(DAY));
+    let permit = granted(claim(&store, "slow-key"));
+    let mut segments = store.stats().segments;
+    for number in 0..40 {
+        run(&store, &format!("filler-{number}"), &[1; 4_000]);
+    }
+    assert!(store.stats().segments > segments, "the first claim is in a sealed segment");
+    world.clock.advance(60 * DAY);
+    permit.complete(b"at last").unwrap();
+    segments = store.stats().segments;
+    assert!(store.forget(scope("slow-key")).unwrap());
+    assert!(!holds(&world.disk, b"slow-key") && !holds(&world.disk, b"at last"));
+    assert_eq!(store.stats().segments, segments);
 }
 
 /// Runs up to a crash, and says whether the response had been forgotten by then.
