@@ -284,7 +284,7 @@ impl Subject<'_> {
                 let mut entries = [&walk.hints[..], &erased].concat();
                 entries.sort_unstable();
                 let expected = Hints { seal_lsn, seal_offset, summary, entries };
-                first_difference(&bytes, &expected.encode(segment.binding))
+                first_difference(&bytes, &expected.encode(segment.header.binding()))
             }
         };
         if let Some(at) = differs {
@@ -313,7 +313,7 @@ fn erased_hints(
 ) -> std::result::Result<Vec<Hint>, u64> {
     let mut entries = Vec::new();
     let preamble =
-        Preamble::decode(bytes, bytes.len() as u64, segment.binding).map_err(|_| 0_u64)?;
+        Preamble::decode(bytes, bytes.len() as u64, segment.header.binding()).map_err(|_| 0_u64)?;
     for (block, number) in bytes.chunks(BLOCK_BYTES).skip(1).zip(0..) {
         let decoded = preamble.decode_block(number, block, &mut entries);
         decoded.map_err(|_| block_offset(number))?;

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::clock::MS_MAX;
+use crate::format::hint::Binding;
 use crate::format::record::Identity;
 use crate::format::{DecodeError, FORMAT_VERSION, Fields, Put, checksum};
 use crate::location::Lsn;
@@ -68,6 +69,11 @@ impl SegmentHeader {
             Err(DecodeError::Damaged(_)) => decode_copy(second),
             answer => answer,
         }
+    }
+
+    /// What binds a hint file to this segment.
+    pub(crate) fn binding(&self) -> Binding {
+        Binding { store: self.store, segment: self.segment, salt: self.salt }
     }
 
     pub(crate) fn identity(&self) -> Identity {

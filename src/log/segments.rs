@@ -35,7 +35,6 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
     /// What its file says of itself.
     pub(crate) header: SegmentHeader,
-    pub(crate) binding: Binding,
     // LOCK: segment file (a leaf)
     file: Mutex<Option<Arc<dyn File>>>,
     // LOCK: segment hints (a leaf)
@@ -56,13 +55,11 @@ pub(crate) enum SegmentHints {
 
 impl Segment {
     pub(crate) fn new(header: &SegmentHeader, hints: SegmentHints) -> Segment {
-        let binding = Binding { store: header.store, segment: header.segment, salt: header.salt };
         Segment {
             number: header.segment,
             identity: header.identity(),
             bytes: header.segment_bytes,
             header: *header,
-            binding,
             file: Mutex::new(None),
             hints: Mutex::new(hints),
         }
@@ -124,7 +121,7 @@ impl Segments {
     pub(crate) fn hints_in_memory(&self) -> Vec<(Binding, Arc<Hints>)> {
         let live = self.live.read();
         let hints = live.values().filter_map(|segment| match &*segment.hints.lock() {
-            SegmentHints::Memory(hints) => Some((segment.binding, Arc::clone(hints))),
+            SegmentHints::Memory(hints) => Some((segment.header.binding(), Arc::clone(hints))),
             _ => None,
         });
         hints.collect()
@@ -204,7 +201,7 @@ impl Segments {
     }
 
     fn open_hints(&self, segment: &Segment) -> std::io::Result<Arc<HintFile>> {
-        let (storage, binding) = (&*self.storage, segment.binding);
+        let (storage, binding) = (&*self.storage, segment.header.binding());
         let file = Arc::new(HintFile::open(storage, self.access, binding, segment.bytes)?);
         *segment.hints.lock() = SegmentHints::File(Arc::clone(&file));
         self.close_beyond_limit(segment.number);

@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
 use crate::format::record;
-use crate::format::segment::SegmentHeader;
 use crate::log::commit::PoisonOnUnwind;
 use crate::log::segments::SegmentHints;
 use crate::log::staging::{Blocks, Placed, Sealed};
@@ -74,8 +73,7 @@ impl<D> Log<D> {
             if !staging.open.is_empty() {
                 return;
             }
-            let SegmentHeader { store, segment, salt, .. } = staging.tail.header;
-            (Binding { store, segment, salt }, staging.tail.take_hints(clean))
+            (staging.tail.header.binding(), staging.tail.take_hints(clean))
         };
         // Without them the next open is slower, and nothing else.
         write_hints(&*self.maker.storage, binding, &hints).ok();

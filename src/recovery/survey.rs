@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
-use crate::format::hint::{Binding, Hint, Preamble};
+use crate::format::hint::{Hint, Preamble};
 use crate::format::record::{self, Header, Kind, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::format::superblock::Superblock;
@@ -157,14 +157,10 @@ impl<'a> Survey<'a> {
         Ok(Some((file, header)))
     }
 
-    pub(in crate::recovery) fn binding(&self, header: &SegmentHeader) -> Binding {
-        Binding { store: header.store, segment: header.segment, salt: header.salt }
-    }
-
     /// The hint file of a segment that ends with a record of this kind, if it can be used. One
     /// that was written when the segment still took records says less than the segment.
     fn open_hints(&self, file: &dyn File, header: &SegmentHeader, end: Kind) -> Option<HintFile> {
-        let (access, binding) = (Access::ReadPositioned, self.binding(header));
+        let (access, binding) = (Access::ReadPositioned, header.binding());
         let hints = HintFile::open(self.storage, access, binding, header.segment_bytes).ok()?;
         let Preamble { seal_lsn, seal_offset, .. } = hints.preamble;
         let mut bytes = vec![0; usize::try_from(record::seal_bytes()).ok()?];
