@@ -1,4 +1,5 @@
-//! Faults put in by hand: each is applied to a copy of the crate, and the crash tests must fail.
+//! Faults put in by hand: each is applied to a copy of the crate, and the tests that are there to
+//! find it must fail.
 //!
 //! A checker that has never failed proves nothing. The copy without a fault must pass, so that a
 //! failure is the fault's.
@@ -14,6 +15,9 @@ struct Fault {
     from: &'static str,
     to: &'static str,
 }
+
+/// Which tests have to find which faults.
+const FOUND_BY: [(&str, &[Fault]); 2] = [("crash::", FAULTS), ("erasure::", ERASURE_FAULTS)];
 
 const FAULTS: &[Fault] = &[
     Fault {
@@ -91,13 +95,52 @@ const FAULTS: &[Fault] = &[
     },
 ];
 
-/// A copy of the crate that builds the crash tests and nothing else.
+const ERASURE_FAULTS: &[Fault] = &[
+    Fault {
+        name: "a record erased before its FORGET is durable",
+        file: "src/engine/erase.rs",
+        from: "if !traces.is_empty() {",
+        to: "if false {",
+    },
+    Fault {
+        name: "the end of a claim erased together with the claim",
+        file: "src/log/erasure.rs",
+        from: "self.erase_some(traces.iter().filter(|trace| !is_end(trace)))?;",
+        to: "self.erase_some(traces.iter())?;",
+    },
+    Fault {
+        name: "an erasure that the next open does not finish",
+        file: "src/recovery/mod.rs",
+        from: "log.finish_erasures(&forgotten)?",
+        to: "0",
+    },
+    Fault {
+        name: "a torn erasure taken for damage",
+        file: "src/recovery/survey.rs",
+        from: "if named.contains(&scan.offset) {",
+        to: "if false {",
+    },
+    Fault {
+        name: "claims and checkpoints left behind",
+        file: "src/engine/erase.rs",
+        from: "Record::Progress { token, .. } => tokens.contains(token),",
+        to: "Record::Progress { .. } => false,",
+    },
+];
+
+/// A copy of the crate that builds those tests and nothing else.
 fn copy_crate(to: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy_tree(&root.join("src"), &to.join("src"));
     copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
     fs::copy(root.join("tests/it/crash.rs"), to.join("tests/it/crash.rs")).unwrap();
-    fs::write(to.join("tests/it/main.rs"), "mod crash;\nmod support;\n").unwrap();
+    let contract = to.join("tests/it/contract");
+    fs::create_dir_all(&contract).unwrap();
+    for name in ["erasure.rs", "support.rs"] {
+        fs::copy(root.join("tests/it/contract").join(name), contract.join(name)).unwrap();
+    }
+    fs::write(contract.join("mod.rs"), "mod erasure;\npub(crate) mod support;\n").unwrap();
+    fs::write(to.join("tests/it/main.rs"), "mod contract;\nmod crash;\nmod support;\n").unwrap();
     fs::copy(root.join("Cargo.lock"), to.join("Cargo.lock")).unwrap();
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let (head, rest) = manifest.split_once("[dev-dependencies]").unwrap();
@@ -119,7 +162,7 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-fn crash_tests(dir: &Path, arguments: &[&str]) -> (bool, String) {
+fn run_tests(dir: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO"))
         .args(["test", "--quiet", "--offline", "--test", "it"])
         .args(arguments)
@@ -137,23 +180,25 @@ fn crash_tests(dir: &Path, arguments: &[&str]) -> (bool, String) {
 fn each_fault_put_in_by_hand_is_caught() {
     let dir = tempfile::tempdir().unwrap();
     copy_crate(dir.path());
-    let (passed, text) = crash_tests(dir.path(), &[]);
-    assert!(passed, "the crash tests fail without a fault:\n{text}");
+    let (passed, text) = run_tests(dir.path(), &[]);
+    assert!(passed, "the tests fail without a fault:\n{text}");
     let mut missed = Vec::new();
-    for fault in FAULTS {
-        let path = dir.path().join(fault.file);
-        let sound = fs::read_to_string(&path).unwrap();
-        let places = sound.matches(fault.from).count();
-        assert_eq!(places, 1, "{}: {} holds {:?}", fault.name, fault.file, fault.from);
-        fs::write(&path, sound.replace(fault.from, fault.to)).unwrap();
-        let (built, text) = crash_tests(dir.path(), &["--no-run"]);
-        assert!(built, "{}: does not compile:\n{text}", fault.name);
-        let (passed, _) = crash_tests(dir.path(), &[]);
-        println!("{}: {}", fault.name, if passed { "MISSED" } else { "caught" });
-        if passed {
-            missed.push(fault.name);
+    for (tests, faults) in FOUND_BY {
+        for fault in faults {
+            let path = dir.path().join(fault.file);
+            let sound = fs::read_to_string(&path).unwrap();
+            let places = sound.matches(fault.from).count();
+            assert_eq!(places, 1, "{}: {} holds {:?}", fault.name, fault.file, fault.from);
+            fs::write(&path, sound.replace(fault.from, fault.to)).unwrap();
+            let (built, text) = run_tests(dir.path(), &["--no-run"]);
+            assert!(built, "{}: does not compile:\n{text}", fault.name);
+            let (passed, _) = run_tests(dir.path(), &[tests]);
+            println!("{}: {}", fault.name, if passed { "MISSED" } else { "caught" });
+            if passed {
+                missed.push(fault.name);
+            }
+            fs::write(&path, sound).unwrap();
         }
-        fs::write(&path, sound).unwrap();
     }
     assert!(missed.is_empty(), "not caught: {missed:?}");
 }
