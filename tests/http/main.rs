@@ -5,6 +5,7 @@ mod support;
 
 mod bullets;
 mod conformance;
+mod elsewhere;
 mod grpc;
 mod page;
 mod reports;
