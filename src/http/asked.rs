@@ -13,9 +13,10 @@ use crate::http::backend::{
     Answer, Backend, BackendError, Completed, ErrorKind, Orphaned, Running,
 };
 use crate::http::body::ResponseBody;
+use crate::http::encoding::Saved;
 use crate::http::observe::{self, Commit, Timed};
 use crate::http::orphans::Orphans;
-use crate::http::policy::{Permission, Policy, Replay, Rules};
+use crate::http::policy::{Authorize, Permission, Policy, Replay, Rules};
 use crate::http::problem::{Code, Problem};
 use crate::http::settings::{Config, State};
 use crate::http::waiters::Entered;
@@ -27,11 +28,19 @@ pub(crate) struct Whose {
     pub(crate) principal: Option<String>,
 }
 
+/// Who is asked about before each replay, and how.
+pub(crate) struct Caller {
+    pub(crate) authorize: Arc<Authorize>,
+    pub(crate) parts: Parts,
+}
+
 /// What is asked of the store in the name of one request.
 pub(crate) struct Asked<B> {
     pub(crate) config: Arc<Config<B>>,
     pub(crate) state: Arc<State>,
     pub(crate) policy: Policy,
+    /// Where the policy restricts replays.
+    pub(crate) caller: Option<Box<Caller>>,
     pub(crate) organization: Arc<str>,
     pub(crate) method: Method,
     pub(crate) path: String,
@@ -167,27 +176,31 @@ impl<B: Backend> Asked<B> {
     }
 
     /// The stored answer, if this caller may see it.
-    pub(crate) async fn replay<R>(
+    pub(crate) async fn replay<R>(&self, completed: &Completed) -> Response<ResponseBody<R>> {
+        match saved(completed) {
+            Ok(saved) => self.show(saved, completed).await,
+            Err(problem) => refuse(self.rules(), problem),
+        }
+    }
+
+    /// A stored answer that was read, if this caller may see it.
+    pub(crate) async fn show<R>(
         &self,
-        parts: &Parts,
-        completed: Completed,
+        saved: Saved,
+        completed: &Completed,
     ) -> Response<ResponseBody<R>> {
         let rules = self.rules();
-        let saved = match saved(&completed) {
-            Ok(saved) => saved,
-            Err(problem) => return refuse(rules, problem),
-        };
-        if let Some(authorize) = &rules.authorize {
+        if let Some(caller) = &self.caller {
             let replay = Replay {
                 status: saved.status,
                 headers: saved.headers.clone(),
                 operation: completed.operation,
                 completed_at: completed.completed_at,
             };
-            if authorize(parts, &replay).await == Permission::Refused {
+            if (caller.authorize)(&caller.parts, &replay).await == Permission::Refused {
                 return refuse(rules, Problem::new(Code::ReplayRefused));
             }
         }
-        respond(rules, saved, &completed, Marker::Replayed)
+        respond(rules, saved, completed, Marker::Replayed)
     }
 }

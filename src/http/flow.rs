@@ -11,7 +11,7 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use crate::http::answer::{SOON, refuse};
-use crate::http::asked::{Asked, Decided, Whose};
+use crate::http::asked::{Asked, Caller, Decided, Whose};
 use crate::http::backend::{Backend, BackendPermit as _};
 use crate::http::body::{self, NotRead, Read, RequestBody, ResponseBody};
 use crate::http::key::{self, KeyPresence, KeySource};
@@ -70,7 +70,7 @@ where
     };
     match asked.decide().await {
         Decided::Refuse(problem) => Ok(refuse(rules, problem)),
-        Decided::Replay(completed) => Ok(asked.replay(&parts, completed).await),
+        Decided::Replay(completed) => Ok(asked.replay(&completed).await),
         Decided::Run(permit) => {
             let span = tracing::debug_span!(
                 target: observe::TARGET,
@@ -138,6 +138,10 @@ impl<B: Backend> Keyed<B> {
         let Some(entered) = entered else {
             return Err(Unasked::Refuse(Problem::after(Code::Overloaded, SOON)));
         };
+        let caller = rules.authorize.clone().map(|authorize| {
+            // The handler gets the head, and a replay may come after it.
+            Box::new(Caller { authorize, parts: self.parts.clone() })
+        });
         let principal = whose.principal.as_deref();
         let asked = Asked {
             fingerprint: rules.fingerprint.of(&self.parts, &read.data, principal),
@@ -149,6 +153,7 @@ impl<B: Backend> Keyed<B> {
             config: self.config,
             state: self.state,
             policy: self.policy,
+            caller,
             _entered: entered,
         };
         Ok((self.parts, asked))

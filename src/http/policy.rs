@@ -92,7 +92,7 @@ pub struct Replay {
     pub completed_at: SystemTime,
 }
 
-type Authorize = dyn Fn(&Parts, &Replay) -> Authorizing + Send + Sync;
+pub(crate) type Authorize = dyn Fn(&Parts, &Replay) -> Authorizing + Send + Sync;
 type Authorizing = Pin<Box<dyn Future<Output = Permission> + Send>>;
 type Principal = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 

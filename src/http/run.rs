@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use crate::http::answer::{Marker, announce, refuse, respond, saved, unknown};
+use crate::http::answer::{Marker, announce, refuse, respond, unknown};
 use crate::http::asked::{Asked, Decided};
 use crate::http::attempt::Attempt;
 use crate::http::backend::{Backend, BackendPermit as _};
@@ -339,7 +339,14 @@ impl<B: Backend> Run<B> {
         };
         match self.held.complete(&[&response]).await {
             Told::Superseded => self.winner_or_unknown().await,
-            Told::Recorded(completed) => respond(rules, found, &completed, marker),
+            Told::Recorded(completed) => match marker {
+                Marker::None => respond(rules, found, &completed, marker),
+                Marker::Replayed => self.asked.show(found, &completed).await,
+            },
+            // Whether this caller may see it is a question about a record.
+            Told::NotRecorded if marker == Marker::Replayed && rules.authorize.is_some() => {
+                refuse(rules, unknown())
+            }
             // It is durable where the witness has it.
             Told::NotRecorded => match found.body {
                 Some(body) => {
@@ -375,13 +382,9 @@ impl<B: Backend> Run<B> {
 
     /// Another attempt took this one's place: its answer counts. `None` where nobody has one.
     async fn winner<R>(&self) -> Option<Response<ResponseBody<R>>> {
-        let rules = self.rules();
         match self.asked.decide().await {
-            Decided::Refuse(problem) => Some(refuse(rules, problem)),
-            Decided::Replay(completed) => Some(match saved(&completed) {
-                Ok(saved) => respond(rules, saved, &completed, Marker::Replayed),
-                Err(problem) => refuse(rules, problem),
-            }),
+            Decided::Refuse(problem) => Some(refuse(self.rules(), problem)),
+            Decided::Replay(completed) => Some(self.asked.replay(&completed).await),
             Decided::Run(permit) => {
                 // Somebody freed the scope. This request ran once, and does not run again.
                 undo(&self.asked, &permit).await;

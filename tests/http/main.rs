@@ -5,6 +5,7 @@ mod support;
 
 mod bullets;
 mod conformance;
+mod doubts;
 mod elsewhere;
 mod grpc;
 mod page;

@@ -1,0 +1,83 @@
+//! Who sees an answer, and what frees a key, where more than one attempt or caller has a part.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use axum::routing::post;
+use axum::{Extension, Router};
+use bytes::Bytes;
+use http::StatusCode;
+use oncelog::http::{Attempt, Orphans, Permission, Policy, PolicyBuilder, Testimony};
+use oncelog::{ManualClock, Scope};
+
+use crate::support::{Account, Api, Layer, door, options};
+
+const KEY: Scope<'_> = Scope { organization: "acme", method: "POST", path: "/", key: "k" };
+
+fn policy(build: PolicyBuilder) -> impl FnOnce(Layer) -> Layer {
+    let policy = build.build().unwrap();
+    |layer| layer.policy(policy)
+}
+
+fn encoded(body: &[u8]) -> Bytes {
+    [&[1, 0, 202, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], body].concat().into()
+}
+
+/// Asks for its operation id, and fails in doubt.
+fn failing() -> Router {
+    let fail = |Extension(attempt): Extension<Attempt>| async move {
+        attempt.operation();
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    Router::new().route("/", post(fail))
+}
+
+#[tokio::test]
+async fn what_the_witness_has_is_shown_only_to_who_may_see_a_replay() {
+    let knows = AtomicBool::new(false);
+    let orphans = Orphans::witness(move |_| {
+        let knew = knows.swap(true, Ordering::SeqCst);
+        async move {
+            let saved = knew.then(|| Testimony::Happened(encoded(b"saved")));
+            saved.ok_or_else(|| "not yet".into())
+        }
+    });
+    let build = Policy::builder(orphans.clone()).authorize_replay(|parts, _| {
+        let user = parts.extensions.get::<Account>().map(|account| account.user.clone());
+        let revoked = user.as_deref() == Some("revoked");
+        async move { if revoked { Permission::Refused } else { Permission::Granted } }
+    });
+    let api = Api::with(orphans, policy(build), failing()).await;
+    let request = |user| api.post("/").bearer(user).key("k");
+    assert_eq!(request("acme/avery").send().await.status, 500);
+    // It takes the orphan over, and the witness has the answer by now.
+    let refused = request("acme/revoked").send().await;
+    assert_eq!((refused.status.as_u16(), &*refused.code()), (403, "idempotency_replay_refused"));
+    let replay = request("acme/avery").send().await;
+    assert_eq!((replay.text(), replay.is_replay()), ("saved", true), "it was recorded");
+}
+
+#[tokio::test]
+async fn what_a_winner_stored_is_shown_only_to_who_may_see_a_replay() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), ManualClock::at(SystemTime::UNIX_EPOCH));
+    let store = options().clock(clock.clone()).open(dir.path()).unwrap();
+    let revoked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&revoked);
+    let build = Policy::builder(Orphans::Hold).authorize_replay(move |_, _| {
+        let revoked = asked.load(Ordering::SeqCst);
+        async move { if revoked { Permission::Refused } else { Permission::Granted } }
+    });
+    let (door, mut porter) = door();
+    let slow = move || async move { door.pass().await };
+    let router = Router::new().route("/", post(slow));
+    let api = Api::on(store, Orphans::Hold, policy(build), router).await;
+    let superseded = api.post("/").key("k").spawn();
+    porter.met().await;
+    clock.advance(Duration::from_secs(61));
+    let orphan = api.store.orphan(KEY).unwrap().expect("its lease is over");
+    orphan.resolve(&encoded(b"the winner's")).unwrap();
+    revoked.store(true, Ordering::SeqCst);
+    porter.let_through();
+    assert_eq!(superseded.await.unwrap().code(), "idempotency_replay_refused");
+}
