@@ -22,40 +22,46 @@ use crate::scope::{OperationId, Token};
 /// page on [exactly once](crate::http#exactly-once) shows the statements.
 ///
 /// Asking for the operation id, the token or a child key, or saving a checkpoint, says that an
-/// effect may follow: a failure afterwards is in doubt.
+/// effect may follow: a failure afterwards is in doubt. So is one while a clone of this is alive,
+/// in a task that the handler started, say: it may yet ask.
 #[derive(Clone)]
-pub struct Attempt(Arc<dyn AnyHeld>);
+pub struct Attempt {
+    held: Arc<dyn AnyHeld>,
+    /// Whoever has a clone may yet ask.
+    _reach: Arc<()>,
+}
 
 impl Attempt {
     pub(crate) fn new<B: Backend>(held: Arc<Held<B>>) -> Attempt {
-        Attempt(held)
+        let reach = Arc::clone(&held.reach);
+        Attempt { held, _reach: reach }
     }
 
     /// The operation: the same for every attempt of one claim, never issued twice.
     pub fn operation(&self) -> OperationId {
-        self.0.asked();
-        self.0.permit().operation()
+        self.held.asked();
+        self.held.permit().operation()
     }
 
     /// The fencing token of this attempt: greater than that of any attempt before it.
     pub fn token(&self) -> Token {
-        self.0.asked();
-        self.0.permit().token()
+        self.held.asked();
+        self.held.permit().token()
     }
 
     /// The number of this attempt, counted from 1.
     pub fn attempt(&self) -> u32 {
-        self.0.permit().attempt()
+        self.held.permit().attempt()
     }
 
     /// Why the attempt before this one ended; `None` on the first.
     pub fn cause(&self) -> Option<OrphanCause> {
-        self.0.permit().cause()
+        self.held.permit().cause()
     }
 
     /// What an earlier attempt saved last.
     pub fn checkpoint(&self) -> Option<&[u8]> {
-        self.0.permit().checkpoint()
+        self.held.permit().checkpoint()
     }
 
     /// A key for a call that the handler makes to another service: the same for every attempt,
@@ -75,20 +81,20 @@ impl Attempt {
     /// # Errors
     /// [`AttemptError`]: too large, superseded, or no answer of the store.
     pub async fn save_checkpoint(&self, checkpoint: &[u8]) -> Result<(), AttemptError> {
-        self.0.asked();
-        self.0.save(checkpoint).await
+        self.held.asked();
+        self.held.save(checkpoint).await
     }
 
     /// The handler's word that the operation had no effect, whatever its response says: no attempt
     /// of it had one, and none will. The key is free again.
     pub fn no_effect(&self) {
-        self.0.say_no_effect();
+        self.held.say_no_effect();
     }
 
     /// A response as it is stored, with the headers that this route keeps: to be saved in the
     /// transaction of the effect, for [`Testimony::Happened`](crate::http::Testimony::Happened).
     pub fn encode<T: AsRef<[u8]>>(&self, response: &Response<T>) -> Vec<u8> {
-        let kept = self.0.policy().rules().kept_headers(response.headers());
+        let kept = self.held.policy().rules().kept_headers(response.headers());
         let trailers = std::iter::empty();
         let mut bytes = encode_head(response.status(), kept, trailers, BodyKept::Whole);
         bytes.extend_from_slice(response.body().as_ref());
@@ -99,8 +105,8 @@ impl Attempt {
 impl fmt::Debug for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attempt")
-            .field("operation", &self.0.permit().operation())
-            .field("token", &self.0.permit().token())
+            .field("operation", &self.held.permit().operation())
+            .field("token", &self.held.permit().token())
             .field("attempt", &self.attempt())
             .finish_non_exhaustive()
     }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,18 +21,23 @@ pub(crate) struct Held<B: Backend> {
     pub(crate) policy: Policy,
     pub(crate) asked: AtomicBool,
     pub(crate) no_effect: AtomicBool,
+    /// Shared with every [`Attempt`](crate::http::Attempt) of this one.
+    pub(crate) reach: Arc<()>,
     ended: AtomicBool,
 }
 
 impl<B: Backend> Held<B> {
     pub(crate) fn new(backend: B, permit: B::Permit, policy: Policy) -> Held<B> {
         let [asked, no_effect, ended] = [false; 3].map(AtomicBool::new);
-        Held { backend, permit, policy, asked, no_effect, ended }
+        Held { backend, permit, policy, asked, no_effect, reach: Arc::default(), ended }
     }
 
-    /// Whether the handler asked for what it would need for an effect.
-    pub(crate) fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    /// Whether the handler asked for what it would need for an effect, or what it started may yet.
+    pub(crate) fn may_be_asked(&self) -> bool {
+        let reached = Arc::strong_count(&self.reach) > 1;
+        // The last one to let go may have asked before, in a task that nobody joined.
+        fence(Ordering::Acquire);
+        reached || self.asked.load(Ordering::Relaxed)
     }
 
     pub(crate) fn said_no_effect(&self) -> bool {

@@ -295,9 +295,9 @@ impl<B: Backend> Run<B> {
                 None => self.give_up().await,
             },
             Orphans::Rerun | Orphans::Hold => {
-                // A handler that never asked who it is had no way to name an effect; an earlier
-                // attempt may have had one.
-                if permit.attempt() == 1 && !self.held.was_asked() {
+                // A handler that never asked who it is, and left nobody who could, had no way to
+                // name an effect; an earlier attempt may have had one.
+                if permit.attempt() == 1 && !self.held.may_be_asked() {
                     self.release().await
                 } else {
                     self.give_up().await

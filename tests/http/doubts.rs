@@ -81,3 +81,24 @@ async fn what_a_winner_stored_is_shown_only_to_who_may_see_a_replay() {
     porter.let_through();
     assert_eq!(superseded.await.unwrap().code(), "idempotency_replay_refused");
 }
+
+#[tokio::test]
+async fn a_handler_cut_off_while_its_work_goes_on_does_not_free_the_key() {
+    let (door, mut porter) = door();
+    // What it started asks for the operation id later.
+    let hands_on = move |Extension(attempt): Extension<Attempt>| async move {
+        let work = async move {
+            door.pass().await;
+            attempt.operation();
+        };
+        tokio::spawn(work).await.unwrap();
+    };
+    let build = Policy::builder(Orphans::Hold).run_limit(Duration::from_millis(50));
+    let router = Router::new().route("/", post(hands_on));
+    let api = Api::with(Orphans::Hold, policy(build), router).await;
+    assert_eq!(api.post("/").key("k").send().await.code(), "idempotency_run_timed_out");
+    porter.met().await;
+    let held = api.post("/").key("k").send().await;
+    assert_eq!(held.code(), "idempotency_outcome_unknown", "it may have an effect yet");
+    porter.let_through();
+}
