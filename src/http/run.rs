@@ -362,7 +362,9 @@ impl<B: Backend> Run<B> {
 
     /// What a witness says; `None` is unknown.
     async fn ask(&self, witness: &Witness, fence: u64) -> Option<Testimony> {
-        let asked = Caught::new(witness.ask(self.held.question(fence)));
+        let question = self.held.question(fence);
+        // The function itself is called inside, where its panic is caught too.
+        let asked = Caught::new(async { witness.ask(question).await });
         let said = timeout(self.rules().witness_limit, asked).await;
         let testimony = match said {
             Ok(Ok(Ok(testimony))) => Some(testimony),

@@ -1,5 +1,6 @@
 //! Who sees an answer, and what frees a key, where more than one attempt or caller has a part.
 
+use std::future::Ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -9,7 +10,7 @@ use axum::{Extension, Router};
 use bytes::Bytes;
 use http::StatusCode;
 use oncelog::http::{Attempt, Orphans, Permission, Policy, PolicyBuilder, Testimony};
-use oncelog::{ManualClock, Scope};
+use oncelog::{ManualClock, OrphanCause, Scope};
 
 use crate::support::{Account, Api, Layer, door, options};
 
@@ -101,4 +102,14 @@ async fn a_handler_cut_off_while_its_work_goes_on_does_not_free_the_key() {
     let held = api.post("/").key("k").send().await;
     assert_eq!(held.code(), "idempotency_outcome_unknown", "it may have an effect yet");
     porter.let_through();
+}
+
+#[tokio::test]
+async fn a_witness_that_panics_at_once_does_not_know() {
+    type Said = Result<Testimony, Box<dyn std::error::Error + Send + Sync>>;
+    let orphans =
+        Orphans::witness(|_| -> Ready<Said> { panic!("a witness that fails on purpose") });
+    let api = Api::start(orphans, failing()).await;
+    assert_eq!(api.post("/").key("k").send().await.status, 500, "the handler's own answer");
+    assert_eq!(api.store.unresolved().unwrap()[0].cause(), OrphanCause::Failed);
 }
