@@ -179,16 +179,26 @@ impl<B: Backend> Run<B> {
         let mut body = Box::pin(body);
         let mut pieces = Pieces::default();
         let ended = self.collect(&head, &mut body, &mut pieces).await;
-        if ended == Some(Ended::Whole) {
-            let outcome = self.rules().classify.of_trailers(pieces.trailers.as_ref());
-            let outcome = self.weigh(outcome);
-            if outcome != Outcome::Success {
-                let happened = self.settle_failure(outcome).await;
-                let own = || Response::from_parts(head, ResponseBody::pieces(pieces));
-                return happened.unwrap_or_else(own);
+        match ended {
+            // What goes on for too long is kept as "it ran": nobody waits for its trailers.
+            Some(Ended::TooLarge) | None => self.store(head, body, pieces, ended).await,
+            Some(Ended::Whole) => {
+                let outcome = self.rules().classify.of_trailers(pieces.trailers.as_ref());
+                match self.weigh(outcome) {
+                    Outcome::Success => self.store(head, body, pieces, ended).await,
+                    outcome => {
+                        let happened = self.settle_failure(outcome).await;
+                        let own = || Response::from_parts(head, ResponseBody::pieces(pieces));
+                        happened.unwrap_or_else(own)
+                    }
+                }
+            }
+            // It broke off before it said how the operation went.
+            Some(Ended::Broken) => {
+                let happened = self.settle_doubt().await;
+                happened.unwrap_or_else(|| refuse(self.rules(), Problem::new(Code::RunFailed)))
             }
         }
-        self.store(head, body, pieces, ended).await
     }
 
     /// Reads the response before its first byte goes out; `None` where it takes too long.

@@ -113,3 +113,33 @@ async fn a_witness_that_panics_at_once_does_not_know() {
     assert_eq!(api.post("/").key("k").send().await.status, 500, "the handler's own answer");
     assert_eq!(api.store.unresolved().unwrap()[0].cause(), OrphanCause::Failed);
 }
+
+/// A body that breaks off.
+struct Broken;
+
+impl http_body::Body for Broken {
+    type Data = Bytes;
+    type Error = axum::Error;
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        std::task::Poll::Ready(Some(Err(axum::Error::new("the source went away"))))
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_response_that_breaks_off_before_its_status_is_in_doubt() {
+    let breaks = |Extension(attempt): Extension<Attempt>| async move {
+        attempt.operation();
+        http::Response::new(axum::body::Body::new(Broken))
+    };
+    let router = Router::new().route("/", post(breaks));
+    let api = Api::with(Orphans::Hold, policy(Policy::grpc(Orphans::Hold)), router).await;
+    let failed = api.post("/").key("k").send().await;
+    assert_eq!(failed.header("grpc-status"), Some("13"));
+    assert_eq!(failed.header("idempotency-code"), Some("idempotency_run_failed"));
+    assert_eq!(api.store.unresolved().unwrap()[0].cause(), OrphanCause::Failed);
+    let held = api.post("/").key("k").send().await;
+    assert_eq!(held.header("idempotency-code"), Some("idempotency_outcome_unknown"));
+}
