@@ -1,6 +1,7 @@
 //! Bounds on what waits and runs: per key, per organization, and in all.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::sync::Mutex;
@@ -57,11 +58,7 @@ impl Places {
         if counts.waiters >= bounds.waiters || all_bytes > bounds.waiting_bytes {
             return None;
         }
-        let of_key = counts.keys.entry(digest).or_default();
-        if *of_key >= bounds.waiters_per_key {
-            return None;
-        }
-        *of_key += 1;
+        join(&mut counts.keys, digest, bounds.waiters_per_key)?;
         counts.waiters += 1;
         counts.bytes = all_bytes;
         Some(Waiting { places: Arc::clone(self), digest, bytes })
@@ -73,12 +70,8 @@ impl Places {
         bounds: &Bounds,
         organization: &Arc<str>,
     ) -> Option<Entered> {
-        let mut counts = self.counts.lock();
-        let under_way = counts.organizations.entry(Arc::clone(organization)).or_default();
-        if *under_way >= bounds.per_organization {
-            return None;
-        }
-        *under_way += 1;
+        let organizations = &mut self.counts.lock().organizations;
+        join(organizations, Arc::clone(organization), bounds.per_organization)?;
         Some(Entered { places: Arc::clone(self), organization: Arc::clone(organization) })
     }
 }
@@ -113,7 +106,17 @@ impl Drop for Entered {
     }
 }
 
-fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+/// One more of a key, if there are fewer than `bound`. Nothing is kept of a key that is refused.
+fn join<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, bound: usize) -> Option<()> {
+    let before = counts.get(&key).copied().unwrap_or_default();
+    if before >= bound {
+        return None;
+    }
+    counts.insert(key, before + 1);
+    Some(())
+}
+
+fn leave<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {
@@ -146,6 +149,16 @@ mod tests {
         drop(one);
         assert!(places.enter(&bounds, &acme).is_some());
         assert!(places.counts.lock().organizations.is_empty(), "nothing is left of who has gone");
+        assert!(places.counts.lock().keys.is_empty());
+    }
+
+    #[test]
+    fn a_bound_of_zero_keeps_nothing_of_whom_it_refuses() {
+        let places = Arc::<Places>::default();
+        let bounds = Bounds { waiters_per_key: 0, per_organization: 0, ..Bounds::default() };
+        assert!(places.wait(&bounds, [1; 32], 0).is_none());
+        assert!(places.enter(&bounds, &Arc::from("acme")).is_none());
+        assert!(places.counts.lock().organizations.is_empty());
         assert!(places.counts.lock().keys.is_empty());
     }
 }
