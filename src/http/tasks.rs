@@ -102,10 +102,11 @@ impl<T: Send + 'static> Future for Detaching<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let running = self.running.as_mut().expect("polled before it was ready");
+        // Taken while it is polled: one that panics is not left to the task of the drop.
+        let mut running = self.running.take().expect("polled before it was ready");
         let polled = running.as_mut().poll(cx);
-        if polled.is_ready() {
-            self.running = None;
+        if polled.is_pending() {
+            self.running = Some(running);
         }
         polled
     }
@@ -149,5 +150,26 @@ impl<F: Future> Future for Caught<F> {
             Ok(polled) => polled.map(Ok),
             Err(_) => Poll::Ready(Err(Panicked)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_future_that_panicked_is_not_polled_again_by_a_task() {
+        let polls = Arc::new(AtomicU32::new(0));
+        let polled = Arc::clone(&polls);
+        let panics = poll_fn(move |_| -> Poll<()> {
+            polled.fetch_add(1, Ordering::Relaxed);
+            panic!("a future that fails on purpose")
+        });
+        assert_eq!(Caught::new(Detaching::new(panics)).await, Err(Panicked));
+        tokio::task::yield_now().await;
+        assert_eq!(polls.load(Ordering::Relaxed), 1);
     }
 }
