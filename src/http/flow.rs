@@ -106,7 +106,8 @@ where
     R: Body + Send + 'static,
     R::Data: Send,
 {
-    Detaching::new(run.serve(parts, read, service).instrument(span))
+    // Where nobody records the layer's span, the run still belongs to that of its request.
+    Detaching::new(run.serve(parts, read, service).instrument(span.or_current()))
 }
 
 /// Why nothing is asked of the store.

@@ -11,4 +11,5 @@ mod grpc;
 mod page;
 mod reports;
 mod rows;
+mod told;
 mod zombies;

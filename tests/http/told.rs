@@ -1,0 +1,106 @@
+//! What the layer tells those who run it: metrics and their values, log lines and their spans.
+
+use std::io::{Result, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::routing::post;
+use oncelog::http::Orphans;
+use tracing::subscriber::NoSubscriber;
+use tracing::{Dispatch, Instrument as _, Level};
+
+use crate::support::{Api, Layer, door, until};
+
+/// What was logged, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Takes what this thread logs, as long as the guard lives.
+    fn start(level: Level) -> (Log, tracing::subscriber::DefaultGuard) {
+        LazyLock::force(&ANOTHER);
+        let log = Log::default();
+        let to = log.clone();
+        let writes = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+        let subscriber = writes.with_writer(move || to.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn lines_with(&self, sought: &str) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().filter(|line| line.contains(sought)).map(str::to_owned).collect()
+    }
+}
+
+/// While there is one subscriber alone, a thread that has none decides for all what is recorded.
+static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
+
+/// Sets a flag when it is dropped.
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_run_whose_client_hung_up_stays_in_the_spans_of_its_request() {
+    for (level, own) in [(Level::DEBUG, true), (Level::INFO, false)] {
+        let (log, _guard) = Log::start(level);
+        let (door, mut porter) = door();
+        let handler = move || async move {
+            door.pass().await;
+            tracing::info!("the handler goes on");
+        };
+        let gone = Arc::new(AtomicBool::new(false));
+        let drops = Arc::clone(&gone);
+        let traced = from_fn(move |request: Request, next: Next| {
+            let gone = Gone(Arc::clone(&drops));
+            let run = async move {
+                let _gone = gone;
+                next.run(request).await
+            };
+            run.instrument(tracing::info_span!("request", number = 7))
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::support::options().open(dir.path()).unwrap();
+        let layer = Layer::new(store, crate::support::organization(), Orphans::Hold);
+        let router = Router::new().route("/", post(handler)).layer(layer.clone()).layer(traced);
+        let router = router.layer(from_fn(crate::support::authenticate));
+        let address = crate::support::serve(router).await;
+        let client = crate::support::Send::new(address, http::Method::POST, "/").key("k").spawn();
+        porter.met().await;
+        client.abort();
+        until("the connection is gone", || gone.load(Ordering::SeqCst)).await;
+        porter.let_through();
+        until("the run ends", || layer.running() == 0).await;
+        let lines = log.lines_with("the handler goes on");
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("request{number=7}"), "{lines:?}");
+        assert_eq!(lines[0].contains("idempotency{scope="), own, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn that_nobody_tells_whose_a_key_is_is_logged_once() {
+    let (log, _guard) = Log::start(Level::ERROR);
+    let api = Api::start(Orphans::Hold, Router::new().route("/", post(|| async {}))).await;
+    for _ in 0..3 {
+        assert_eq!(api.post("/").bearer("").key("k").send().await.status, 500);
+    }
+    assert_eq!(log.lines_with("no organization or principal").len(), 1);
+}
