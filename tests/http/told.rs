@@ -104,3 +104,124 @@ async fn that_nobody_tells_whose_a_key_is_is_logged_once() {
     }
     assert_eq!(log.lines_with("no organization or principal").len(), 1);
 }
+
+#[cfg(feature = "metrics")]
+mod counted {
+    use std::collections::BTreeMap;
+
+    use metrics::{
+        Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata,
+        Recorder, SharedString, Unit,
+    };
+    use oncelog::http::record_stats;
+
+    use super::*;
+    use crate::support::Runs;
+
+    /// The value of each metric; of a histogram, how many.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<BTreeMap<String, f64>>>);
+
+    impl Seen {
+        fn metric(&self, key: &Key) -> Arc<Metric> {
+            let labels: Vec<_> =
+                key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+            Arc::new(Metric(self.clone(), format!("{}{{{}}}", key.name(), labels.join(","))))
+        }
+    }
+
+    impl Recorder for Seen {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::from_arc(self.metric(key))
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(self.metric(key))
+        }
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::from_arc(self.metric(key))
+        }
+    }
+
+    struct Metric(Seen, String);
+
+    impl Metric {
+        fn change(&self, change: impl FnOnce(&mut f64)) {
+            change(self.0.0.lock().unwrap().entry(self.1.clone()).or_default());
+        }
+    }
+
+    impl CounterFn for Metric {
+        fn increment(&self, by: u64) {
+            (0..by).for_each(|_| self.change(|value| *value += 1.0));
+        }
+        fn absolute(&self, _: u64) {
+            panic!("the layer counts what it does");
+        }
+    }
+
+    impl GaugeFn for Metric {
+        fn increment(&self, by: f64) {
+            self.change(|value| *value += by);
+        }
+        fn decrement(&self, by: f64) {
+            self.change(|value| *value -= by);
+        }
+        fn set(&self, to: f64) {
+            self.change(|value| *value = to);
+        }
+    }
+
+    impl HistogramFn for Metric {
+        fn record(&self, took: f64) {
+            assert!(took >= 0.0);
+            self.change(|count| *count += 1.0);
+        }
+    }
+
+    fn counting(runs: &Runs) -> Router {
+        let runs = runs.clone();
+        Router::new().route("/", post(move || async move { runs.begin().to_string() }))
+    }
+
+    #[tokio::test]
+    async fn each_metric_has_its_name_and_value() {
+        let seen = Seen::default();
+        let _guard = metrics::set_default_local_recorder(&seen);
+        let api = Api::start(Orphans::Hold, counting(&Runs::default())).await;
+        for body in ["one", "one", "another", "one"] {
+            api.post("/").key("k").body(body).send().await;
+        }
+        until("the run ends", || api.layer.running() == 0).await;
+        record_stats(&api.store.stats());
+        let all = seen.0.lock().unwrap().clone();
+        let (of_layer, of_store): (Vec<_>, Vec<_>) =
+            all.iter().partition(|(name, _)| name.starts_with("oncelog_http_"));
+        let of_layer: Vec<_> = of_layer.iter().map(|(name, value)| (&***name, **value)).collect();
+        let expected = [
+            ("oncelog_http_claims_total{answer=conflict}", 1.0),
+            ("oncelog_http_claims_total{answer=granted}", 1.0),
+            ("oncelog_http_claims_total{answer=replay}", 2.0),
+            ("oncelog_http_commit_seconds{of=claim}", 1.0),
+            ("oncelog_http_commit_seconds{of=complete}", 1.0),
+            ("oncelog_http_ends_total{end=completed}", 1.0),
+            ("oncelog_http_refusals_total{code=idempotency_conflict}", 1.0),
+            ("oncelog_http_runs{}", 0.0),
+        ];
+        assert_eq!(of_layer, expected);
+        let expected = [
+            ("conflicts", 1.0),
+            ("granted", 1.0),
+            ("in_flight", 0.0),
+            ("orphans", 0.0),
+            ("replayed", 2.0),
+            ("responses", 1.0),
+        ];
+        for (name, value) in expected {
+            assert_eq!(all[&format!("oncelog_store_{name}{{}}")], value, "{name}");
+        }
+        assert_eq!(of_store.len(), 13);
+    }
+}
