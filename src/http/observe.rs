@@ -75,11 +75,22 @@ pub(crate) fn not_recorded(what: &'static str, error: &dyn std::error::Error) {
     ended(End::NotRecorded);
 }
 
-#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nobody counts"))]
-pub(crate) fn runs(running: u64) {
+/// One more run, until what this returns is dropped. A count that was read before it is set would
+/// be that of another moment, and of one layer alone.
+pub(crate) fn running() -> Running {
     #[cfg(feature = "metrics")]
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    metrics::gauge!("oncelog_http_runs").set(running as f64);
+    metrics::gauge!("oncelog_http_runs").increment(1);
+    Running
+}
+
+/// A run in the count of runs.
+pub(crate) struct Running;
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        #[cfg(feature = "metrics")]
+        metrics::gauge!("oncelog_http_runs").decrement(1);
+    }
 }
 
 /// What a commit is for.

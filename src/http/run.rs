@@ -19,7 +19,7 @@ use crate::http::body::{Ended, Pieces, Read, RequestBody, ResponseBody, collect}
 use crate::http::classify::{NoEffect, Outcome};
 use crate::http::encoding::{self, BodyKept, encode_head};
 use crate::http::held::{Held, Told};
-use crate::http::observe;
+use crate::http::observe::{self, Running};
 use crate::http::orphans::{Orphans, Testimony, Witness};
 use crate::http::policy::{Failures, Keep, Rules, is_of_the_moment};
 use crate::http::problem::{Code, Problem};
@@ -29,13 +29,13 @@ use crate::http::tasks::{Caught, Panicked, Task};
 pub(crate) struct Run<B: Backend> {
     asked: Asked<B>,
     held: Arc<Held<B>>,
+    _running: Running,
     _task: Task,
 }
 
 impl<B: Backend> Drop for Run<B> {
     fn drop(&mut self) {
         self.held.give_up_unless_ended();
-        observe::runs(self.asked.state.tasks.running().saturating_sub(1));
     }
 }
 
@@ -46,9 +46,8 @@ impl<B: Backend> Run<B> {
             undo(&asked, &permit).await;
             return None;
         };
-        observe::runs(asked.state.tasks.running());
         let held = Held::new(asked.backend().clone(), permit, asked.policy.clone());
-        Some(Run { asked, held: Arc::new(held), _task: task })
+        Some(Run { asked, held: Arc::new(held), _running: observe::running(), _task: task })
     }
 
     fn rules(&self) -> &Rules {

@@ -128,6 +128,10 @@ mod counted {
                 key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
             Arc::new(Metric(self.clone(), format!("{}{{{}}}", key.name(), labels.join(","))))
         }
+
+        fn value(&self, name: &str) -> f64 {
+            self.0.lock().unwrap().get(name).copied().unwrap_or_default()
+        }
     }
 
     impl Recorder for Seen {
@@ -223,5 +227,29 @@ mod counted {
             assert_eq!(all[&format!("oncelog_store_{name}{{}}")], value, "{name}");
         }
         assert_eq!(of_store.len(), 13);
+    }
+
+    #[tokio::test]
+    async fn the_runs_of_all_layers_are_counted_together() {
+        let seen = Seen::default();
+        let _guard = metrics::set_default_local_recorder(&seen);
+        let (door, mut porter) = door();
+        let handler = move || async move { door.pass().await };
+        let router = Router::new().route("/", post(handler));
+        let apis = [
+            Api::start(Orphans::Hold, router.clone()).await,
+            Api::start(Orphans::Hold, router).await,
+        ];
+        let clients = apis.each_ref().map(|api| api.post("/").key("k").spawn());
+        porter.met().await;
+        porter.met().await;
+        assert_eq!(seen.value("oncelog_http_runs{}"), 2.0);
+        porter.let_through();
+        porter.let_through();
+        for client in clients {
+            client.await.unwrap();
+        }
+        until("they end", || apis.iter().all(|api| api.layer.running() == 0)).await;
+        assert_eq!(seen.value("oncelog_http_runs{}"), 0.0);
     }
 }
