@@ -48,6 +48,7 @@ impl<B: Backend> Held<B> {
     pub(crate) fn give_up_unless_ended(&self) {
         if !self.ended.swap(true, Ordering::Relaxed) {
             self.backend.give_up_soon(&self.permit);
+            observe::ended(End::GivenUp);
         }
     }
 
@@ -94,7 +95,8 @@ impl<B: Backend> Held<B> {
             }
             Err(error) => {
                 observe::not_recorded(what, &error);
-                self.give_up_unless_ended();
+                self.ended.store(true, Ordering::Relaxed);
+                self.backend.give_up_soon(&self.permit);
                 Told::NotRecorded
             }
         }

@@ -113,7 +113,7 @@ mod counted {
         Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata,
         Recorder, SharedString, Unit,
     };
-    use oncelog::http::record_stats;
+    use oncelog::http::{Outcome, Policy, record_stats};
 
     use super::*;
     use crate::support::Runs;
@@ -250,6 +250,20 @@ mod counted {
             client.await.unwrap();
         }
         until("they end", || apis.iter().all(|api| api.layer.running() == 0)).await;
+        assert_eq!(seen.value("oncelog_http_runs{}"), 0.0);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_dropped_before_its_end_is_counted_as_given_up() {
+        let seen = Seen::default();
+        let _guard = metrics::set_default_local_recorder(&seen);
+        let fails = |_: &http::response::Parts| -> Outcome { panic!("fails on purpose") };
+        let policy = Policy::builder(Orphans::Hold).classify(fails).build().unwrap();
+        let set_up = move |layer: Layer| layer.policy(policy);
+        let api = Api::with(Orphans::Hold, set_up, counting(&Runs::default())).await;
+        assert!(api.post("/").key("k").try_send().await.is_none(), "the connection breaks");
+        assert_eq!(api.store.stats().orphans, 1);
+        assert_eq!(seen.value("oncelog_http_ends_total{end=given_up}"), 1.0);
         assert_eq!(seen.value("oncelog_http_runs{}"), 0.0);
     }
 }
