@@ -131,13 +131,19 @@ impl<B: Backend> Asked<B> {
     ) -> Result<Answer<B::Permit>, B::Error> {
         let (scope, seen) = (self.scope(), orphan.token);
         let answer = self.backend().take_over(scope, self.fingerprint, seen, lease).await;
-        tracing::info!(
-            target: observe::TARGET,
-            operation = %orphan.operation,
-            cause = ?orphan.cause,
-            attempt = orphan.attempt,
-            "took over an orphan"
-        );
+        match &answer {
+            // The scope was freed in between; it is claimed, and that is counted.
+            Err(error) if error.kind() == ErrorKind::Superseded => return answer,
+            Ok(Answer::Granted(_)) => tracing::info!(
+                target: observe::TARGET,
+                operation = %orphan.operation,
+                cause = ?orphan.cause,
+                attempt = orphan.attempt,
+                "took over an orphan"
+            ),
+            _ => {}
+        }
+        observe::claimed(&answer);
         answer
     }
 

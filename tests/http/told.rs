@@ -266,4 +266,29 @@ mod counted {
         assert_eq!(seen.value("oncelog_http_ends_total{end=given_up}"), 1.0);
         assert_eq!(seen.value("oncelog_http_runs{}"), 0.0);
     }
+
+    #[tokio::test]
+    async fn what_a_take_over_is_answered_is_counted() {
+        let seen = Seen::default();
+        let _guard = metrics::set_default_local_recorder(&seen);
+        let (door, mut porter) = door();
+        let handler = move || async move { door.pass().await };
+        let clock = oncelog::ManualClock::at(std::time::SystemTime::UNIX_EPOCH);
+        let dir = tempfile::tempdir().unwrap();
+        let options = crate::support::options().clock(clock.clone());
+        let store = options.open(dir.path()).unwrap();
+        let router = Router::new().route("/", post(handler));
+        let api = Api::on(store, Orphans::Rerun, |layer| layer, router).await;
+        let first = api.post("/").key("k").spawn();
+        porter.met().await;
+        clock.advance(std::time::Duration::from_secs(61));
+        let second = api.post("/").key("k").spawn();
+        porter.met().await;
+        assert_eq!(seen.value("oncelog_http_claims_total{answer=orphaned}"), 1.0);
+        assert_eq!(seen.value("oncelog_http_claims_total{answer=granted}"), 2.0);
+        porter.let_through();
+        porter.let_through();
+        first.await.unwrap();
+        second.await.unwrap();
+    }
 }
