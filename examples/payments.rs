@@ -11,8 +11,8 @@ use std::time::Duration;
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::{Extension, Router, routing::post};
-use oncelog::Store;
 use oncelog::http::{Attempt, IdempotencyLayer, KeyPresence, Organization, Orphans, Policy};
+use oncelog::{Error, Store};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,7 +23,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build()?;
     let layer =
         IdempotencyLayer::new(store.clone(), Organization::single(), Orphans::Hold).policy(held);
-    tokio::spawn(complete(store));
+    tokio::spawn(async move {
+        if let Err(error) = complete(store).await {
+            eprintln!("payments: nothing is resolved any more: {error}");
+        }
+    });
     let router = Router::new().route("/payments", post(pay)).layer(layer);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:8082").await?;
     Ok(axum::serve(listener, router).await?)
@@ -52,7 +56,11 @@ async fn complete(store: Store) -> oncelog::Result<()> {
         for info in store.unresolved()? {
             let orphan = store.orphan(info.scope())?;
             if let (Some(orphan), Some(response)) = (orphan, info.checkpoint()) {
-                orphan.resolve_async(response).await?;
+                match orphan.resolve_async(response).await {
+                    // The attempt was alive after all, and has its own answer.
+                    Ok(_) | Err(Error::Superseded) => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
