@@ -143,45 +143,33 @@ impl<B> ResponseBody<B> {
     }
 }
 
-impl<B: Body> Body for RequestBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
+/// Both bodies are what their inner one is.
+macro_rules! impl_body {
+    ($body:ident) => {
+        impl<B: Body> Body for $body<B> {
+            type Data = Bytes;
+            type Error = B::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.project().inner.poll_frame(cx)
-    }
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+                self.project().inner.poll_frame(cx)
+            }
 
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
+            fn is_end_stream(&self) -> bool {
+                self.inner.is_end_stream()
+            }
 
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+            fn size_hint(&self) -> SizeHint {
+                self.inner.size_hint()
+            }
+        }
+    };
 }
 
-impl<B: Body> Body for ResponseBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.project().inner.poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
+impl_body!(RequestBody);
+impl_body!(ResponseBody);
 
 /// A request body that was read whole.
 #[derive(Debug)]
