@@ -291,4 +291,22 @@ mod counted {
         first.await.unwrap();
         second.await.unwrap();
     }
+
+    #[tokio::test]
+    async fn a_completion_that_the_store_does_not_take_is_counted_and_logged() {
+        let seen = Seen::default();
+        let _recorder = metrics::set_default_local_recorder(&seen);
+        let (log, _guard) = Log::start(Level::ERROR);
+        let (door, mut porter) = door();
+        let handler = move || async move { door.pass().await };
+        let api = Api::start(Orphans::Hold, Router::new().route("/", post(handler))).await;
+        let first = api.post("/").key("k").spawn();
+        porter.met().await;
+        api.store.clone().close().unwrap();
+        porter.let_through();
+        assert_eq!(first.await.unwrap().status, 200);
+        assert_eq!(seen.value("oncelog_http_ends_total{end=not_recorded}"), 1.0);
+        assert_eq!(seen.value("oncelog_http_ends_total{end=given_up}"), 0.0, "it ended once");
+        assert_eq!(log.lines_with("the end of an attempt was not recorded").len(), 1);
+    }
 }
