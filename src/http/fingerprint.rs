@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderName, header};
+use http::{HeaderName, HeaderValue, header};
 
 use crate::http::json;
 use crate::scope::Fingerprint;
@@ -131,10 +131,11 @@ impl FingerprintOf {
                 (b"function", function(parts, body).to_bytes().to_vec().into())
             }
         };
+        // Each on its own, so that a line of one is not taken for the name of the next.
+        let headers: Vec<_> = self.headers.iter().map(|name| (name, lines(parts, name))).collect();
         let mut all: Vec<&[u8]> = vec![VERSION, form, &body, &media_type, &query];
-        for name in &self.headers {
-            all.push(name.as_str().as_bytes());
-            all.extend(parts.headers.get_all(name).iter().map(http::HeaderValue::as_bytes));
+        for (name, lines) in &headers {
+            all.extend([name.as_str().as_bytes(), lines]);
         }
         if let Some(principal) = principal {
             all.extend([&b"principal"[..], principal.as_bytes()]);
@@ -163,6 +164,12 @@ impl FingerprintOf {
             }
         }
     }
+}
+
+/// All lines of a header as one part.
+fn lines(parts: &Parts, name: &HeaderName) -> [u8; 16] {
+    let lines = parts.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    Fingerprint::of_parts(&lines.collect::<Vec<_>>()).to_bytes()
 }
 
 impl fmt::Debug for FingerprintOf {

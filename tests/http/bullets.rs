@@ -199,6 +199,14 @@ async fn routes_choose_what_the_fingerprint_stands_for() {
         assert_eq!(second.is_replay(), same, "case {number}");
         assert_eq!(second.status == 409, !same, "case {number}");
     }
+    let [one, two] = ["x-a", "x-b"].map(HeaderName::from_static);
+    let headers = hold().fingerprint(of().header(one).header(two));
+    let api = Api::with(Orphans::Hold, policy(headers), counting(&Runs::default())).await;
+    let first = api.post("/").key("k").header("x-a", "1").header("x-a", "x-b").header("x-a", "2");
+    first.send().await;
+    // The same names and values in the same order, of other headers.
+    let other = api.post("/").key("k").header("x-a", "1").header("x-b", "2").header("x-b", "x-b");
+    assert_eq!(other.send().await.code(), "idempotency_conflict");
     let without = hold().fingerprint(of().without_query());
     let api = Api::with(Orphans::Hold, policy(without), counting(&Runs::default())).await;
     api.post("/?a=1").key("k").send().await;
