@@ -19,9 +19,10 @@ use crate::log::cut::Cut;
 use crate::log::segments::Segments;
 use crate::log::walk::{Bad, read_readable, walk};
 use crate::log::{hint_name, segment_name};
-use crate::recovery::{self, SUPER};
+use crate::recovery::{self, Inspected, SUPER};
 use crate::scope::{HashKey, Token};
 use crate::storage::{Access, Storage};
+use crate::sync::Mutex;
 use crate::verify::{self, Subject};
 
 /// Bytes that are written at a time; a piece of zeros is left out.
@@ -70,6 +71,7 @@ pub(crate) struct Copied {
     superblock: Superblock,
     checkpoint: Checkpoint,
     cut: Cut,
+    found: Inspected,
     linked: u64,
     copied: u64,
 }
@@ -86,7 +88,8 @@ pub(crate) fn begin(target: Target<'_>) -> Result<Box<dyn std::any::Any + Send +
     target.storage.lock().map_err(Error::io("lock the directory of a backup"))
 }
 
-/// Puts the files there, but for SUPER. No segment is dropped meanwhile.
+/// Puts the files there, but for SUPER, and looks at them as an open would. No segment is dropped
+/// and no record erased meanwhile.
 pub(crate) fn copy(
     source: Source<'_>,
     target: Target<'_>,
@@ -128,24 +131,26 @@ pub(crate) fn copy(
     let slots = [checkpoint.encode(superblock.store), second.encode(superblock.store)].concat();
     // It also makes the names of what was linked and copied durable.
     recovery::replace(&**target.storage, checkpoints::NAME, &slots)?;
-    Ok(Copied { superblock, checkpoint: second, cut, linked, copied: copied + 1 })
-}
-
-/// Checks what was copied as an open and a verification would, and makes it a store.
-pub(crate) fn finish(
-    target: Target<'_>,
-    copied: &Copied,
-    tell: &dyn Fn(Progress),
-) -> Result<Backup> {
-    let Copied { superblock, checkpoint, cut, .. } = copied;
-    let found = recovery::inspect(target.storage, *superblock, *checkpoint, tell)?;
-    let wrong = |what| Error::Corrupt { segment: cut.tail.segment, offset: DATA_START, what };
+    let found = recovery::inspect(target.storage, superblock, second, tell)?;
+    let wrong = |what| Error::Corrupt { segment: tail, offset: DATA_START, what };
     if found.open != cut.open {
         return Err(wrong("the backup does not hold the claims that were open"));
     }
     if found.last != cut.last {
         return Err(wrong("the backup does not end where it should"));
     }
+    Ok(Copied { superblock, checkpoint: second, cut, found, linked, copied: copied + 1 })
+}
+
+/// Verifies what was copied, and makes it a store. What is linked may be erased meanwhile, by who
+/// holds `erasing`.
+pub(crate) fn finish(
+    target: Target<'_>,
+    copied: &Copied,
+    erasing: &Mutex<()>,
+    tell: &dyn Fn(Progress),
+) -> Result<Backup> {
+    let Copied { superblock, checkpoint, cut, found, .. } = copied;
     let subject = Subject {
         storage: &**target.storage,
         store: superblock.store,
@@ -153,6 +158,7 @@ pub(crate) fn finish(
         segments: &found.segments,
         written: cut.last,
         checkpoint: *checkpoint,
+        erasing,
     };
     let verified = verify::verify_log(&subject, tell)?;
     if let Some(damage) = verified.damage.first() {
@@ -199,8 +205,7 @@ fn copy_hints(source: Source<'_>, target: Target<'_>, name: &str) -> Result<()> 
     }
 }
 
-/// Copies a segment up to its SEAL or the record `upto`, and tells where that ends. What is being
-/// erased meanwhile is copied whole.
+/// Copies a segment up to its SEAL or the record `upto`, and tells where that ends.
 fn copy_segment(
     source: Source<'_>,
     target: Target<'_>,
@@ -212,7 +217,7 @@ fn copy_segment(
     let file = file.map_err(Error::io("open a segment to copy it"))?;
     let len = usize::try_from(header.segment_bytes).expect("a segment is at most 64 MiB");
     let (mut bytes, unread) = read_readable(&*file, len);
-    let walk = walk(&*file, header, &mut bytes, upto, source.hash_key);
+    let walk = walk(&*file, header, &mut bytes, upto, source.hash_key, None);
     if let Some(&Bad { offset, what }) = unread.iter().chain(&walk.bad).next() {
         return Err(Error::Corrupt { segment: header.segment, offset, what });
     }

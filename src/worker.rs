@@ -261,7 +261,7 @@ pub(crate) fn backup(
     engine.log.check_poison()?;
     let _locked = backup::begin(target)?;
     let copied = {
-        // No segment is dropped while its file is linked or copied.
+        // No segment is dropped, and no record erased, while its file is linked or copied.
         let _expiring = engine.expiring.lock();
         let cut = engine.cut()?;
         // The hint file of the segment that was just sealed.
@@ -274,7 +274,7 @@ pub(crate) fn backup(
         };
         backup::copy(source, target, cut, tell)?
     };
-    backup::finish(target, &copied, tell)
+    backup::finish(target, &copied, &engine.expiring, tell)
 }
 
 /// Verifies every live byte; see [`Store::verify`](crate::Store::verify).
@@ -287,6 +287,7 @@ pub(crate) fn verify(engine: &Engine, tell: &dyn Fn(Progress)) -> Result<Verific
         segments: &engine.log.segments,
         written: engine.log.written(),
         checkpoint: engine.log.checkpointed(),
+        erasing: &engine.expiring,
     };
     let found = verify::verify(&subject, tell)?;
     // Once the store is closed the directory may be somebody else's.
