@@ -21,9 +21,15 @@ use crate::log::walk::{Bad, read_readable, walk};
 use crate::log::{hint_name, segment_name};
 use crate::recovery::{self, Inspected, SUPER};
 use crate::scope::{HashKey, Token};
+use crate::storage::disk::LOCK;
 use crate::storage::{Access, Storage};
 use crate::sync::Mutex;
 use crate::verify::{self, Subject};
+
+/// What a backup begins with: CHECKPOINT, of zeros, without which its directory would be empty and
+/// open as an empty store.
+pub(crate) const MARK: &str = checkpoints::NAME;
+pub(crate) const MARK_BYTES: u64 = checkpoint::FILE_BYTES as u64;
 
 /// Bytes that are written at a time; a piece of zeros is left out.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -78,14 +84,39 @@ pub(crate) struct Copied {
 
 /// Takes the target, so that nobody opens it before it is a store.
 pub(crate) fn begin(target: Target<'_>) -> Result<Box<dyn std::any::Any + Send + Sync>> {
-    let names = target.storage.list().map_err(Error::io("list the directory of a backup"))?;
-    if !names.is_empty() {
-        return Err(Error::Invalid { what: "the directory of a backup must be new or empty" });
-    }
-    let file_bytes = checkpoint::FILE_BYTES as u64;
-    let marked = target.storage.create(checkpoints::NAME, file_bytes);
+    // A directory that is not for a backup is left as it is: no lock in it.
+    check_bare(&**target.storage)?;
+    let locked = target.storage.lock().map_err(Error::io("lock the directory of a backup"))?;
+    // Another backup may have been made here since.
+    check_bare(&**target.storage)?;
+    let marked = target.storage.create(MARK, MARK_BYTES);
     marked.and_then(|_| target.storage.sync_dir()).map_err(Error::io("begin a backup"))?;
-    target.storage.lock().map_err(Error::io("lock the directory of a backup"))
+    Ok(locked)
+}
+
+/// Holds nothing but what a backup begins with.
+fn check_bare(storage: &dyn Storage) -> Result<()> {
+    let is_bare = || -> io::Result<bool> {
+        for name in storage.list()? {
+            if name == LOCK {
+                continue;
+            }
+            if name != MARK {
+                return Ok(false);
+            }
+            let file = storage.open(MARK, Access::ReadPositioned)?;
+            let mut bytes = vec![0; usize::try_from(file.size()?.min(MARK_BYTES)).unwrap_or(0)];
+            file.read_at(0, &mut bytes)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    if is_bare().map_err(Error::io("list the directory of a backup"))? {
+        return Ok(());
+    }
+    Err(Error::Invalid { what: "the directory of a backup must be new or empty" })
 }
 
 /// Puts the files there, but for SUPER, and looks at them as an open would. No segment is dropped
