@@ -260,6 +260,8 @@ pub(crate) fn backup(
     engine.check_closed()?;
     engine.log.check_poison()?;
     let _locked = backup::begin(target)?;
+    // Once the store is closed its directory may be somebody else's: what is wrong is that.
+    let or_closed = |error| engine.check_closed().err().unwrap_or(error);
     let copied = {
         // No segment is dropped, and no record erased, while its file is linked or copied.
         let _expiring = engine.expiring.lock();
@@ -272,7 +274,7 @@ pub(crate) fn backup(
             hash_key: &engine.hash_key,
             epoch: engine.log.checkpointed().epoch,
         };
-        backup::copy(source, target, cut, tell)?
+        backup::copy(source, target, cut, tell).map_err(or_closed)?
     };
     backup::finish(target, &copied, &engine.expiring, tell)
 }

@@ -1,14 +1,15 @@
-//! What is erased while it is verified or backed up is no damage, and no backup fails for it.
+//! What is erased while it is verified or backed up is no damage, and no backup fails for it. One
+//! of a store that is closed meanwhile says so.
 
 use std::any::Any;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use oncelog::storage::{Access, File, Storage};
-use oncelog::{Claim, Create, Fingerprint, ManualClock, Scope, Store};
+use oncelog::{Claim, Create, Error, Fingerprint, ManualClock, Phase, Scope, Store};
 
 use crate::contract::support::{SEGMENT_BYTES, World, kind, run, scope, start};
 use crate::support::disk::SimDisk;
@@ -199,5 +200,39 @@ fn what_is_forgotten_meanwhile_is_no_damage_and_every_backup_verifies() {
             let kept = copy.lookup(Scope { organization: "kept", ..scope(&key) }).unwrap();
             assert!(kept.is_some(), "{key} is missing");
         }
+    }
+}
+
+#[test]
+fn a_store_that_is_closed_during_its_backup_is_backed_up_whole_or_said_to_be_closed() {
+    for name in [None, Some("0000000000000002.seg")] {
+        let world = World::new();
+        let shared: Arc<OnceLock<Store>> = Arc::default();
+        let (seen, disk) = (Arc::clone(&shared), world.disk.clone());
+        let store = world.open_with(world.options().progress(move |progress| {
+            if progress.phase == Phase::Copying
+                && progress.done == 1
+                && let Some(store) = seen.get()
+            {
+                store.clone().close().unwrap();
+                // As who opens it next may.
+                name.into_iter().for_each(|name| disk.remove_durably(name));
+            }
+        }));
+        shared.set(store.clone()).ok();
+        for number in 0..200 {
+            run(&store, &format!("key-{number}"), &[7; 700]);
+        }
+        let copy = SimDisk::new();
+        let backup = store.backup_on(Arc::new(copy.clone()));
+        assert!(matches!(store.lookup(scope("key-3")), Err(Error::Closed)), "it is not closed");
+        if name.is_some() {
+            assert!(matches!(backup, Err(Error::Closed)), "{backup:?}");
+            continue;
+        }
+        assert!(backup.unwrap().segments > 2);
+        let copy = world.on(copy).open();
+        assert!(copy.verify().unwrap().is_clean());
+        (0..200).for_each(|number| assert_eq!(kind(&copy, &format!("key-{number}")), "completed"));
     }
 }
