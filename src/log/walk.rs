@@ -9,7 +9,7 @@ use std::io;
 use crate::format::hint::Hint;
 use crate::format::record::{HEADER_BYTES, Header, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
-use crate::location::{Location, Lsn};
+use crate::location::Lsn;
 use crate::log::hinted::{self, granule};
 use crate::log::reader;
 use crate::scope::HashKey;
@@ -142,13 +142,9 @@ impl Walk {
 
     /// The first place from here on where a later record verifies.
     fn next_good(&self, header: &SegmentHeader, bytes: &[u8]) -> Option<u64> {
-        let granule = usize::try_from(Location::GRANULE).expect("16");
-        let places = (self.end..bytes.len() as u64).step_by(granule);
         let least = self.last.map_or(header.first_lsn, Lsn::next);
-        places.into_iter().find(|&at| {
-            let found = reader::next(bytes, header.identity(), at);
-            found.is_ok_and(|(found, _)| found.lsn >= least)
-        })
+        let is_later = |found: &Header| found.lsn >= least;
+        reader::find_good(bytes, header.identity(), self.end, is_later).map(|(at, _)| at)
     }
 
     /// Whether the words of a SEAL fit what was read. An ERASED record was of any kind before.
