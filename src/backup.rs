@@ -19,10 +19,17 @@ use crate::log::cut::Cut;
 use crate::log::segments::Segments;
 use crate::log::walk::{Bad, read_readable, walk};
 use crate::log::{hint_name, segment_name};
-use crate::recovery::{self, SUPER};
+use crate::recovery::{self, Inspected, SUPER};
 use crate::scope::{HashKey, Token};
+use crate::storage::disk::LOCK;
 use crate::storage::{Access, Storage};
+use crate::sync::Mutex;
 use crate::verify::{self, Subject};
+
+/// What a backup begins with: CHECKPOINT, of zeros, without which its directory would be empty and
+/// open as an empty store.
+pub(crate) const MARK: &str = checkpoints::NAME;
+pub(crate) const MARK_BYTES: u64 = checkpoint::FILE_BYTES as u64;
 
 /// Bytes that are written at a time; a piece of zeros is left out.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -70,23 +77,50 @@ pub(crate) struct Copied {
     superblock: Superblock,
     checkpoint: Checkpoint,
     cut: Cut,
+    found: Inspected,
     linked: u64,
     copied: u64,
 }
 
 /// Takes the target, so that nobody opens it before it is a store.
 pub(crate) fn begin(target: Target<'_>) -> Result<Box<dyn std::any::Any + Send + Sync>> {
-    let names = target.storage.list().map_err(Error::io("list the directory of a backup"))?;
-    if !names.is_empty() {
-        return Err(Error::Invalid { what: "the directory of a backup must be new or empty" });
-    }
-    let file_bytes = checkpoint::FILE_BYTES as u64;
-    let marked = target.storage.create(checkpoints::NAME, file_bytes);
+    // A directory that is not for a backup is left as it is: no lock in it.
+    check_bare(&**target.storage)?;
+    let locked = target.storage.lock().map_err(Error::io("lock the directory of a backup"))?;
+    // Another backup may have been made here since.
+    check_bare(&**target.storage)?;
+    let marked = target.storage.create(MARK, MARK_BYTES);
     marked.and_then(|_| target.storage.sync_dir()).map_err(Error::io("begin a backup"))?;
-    target.storage.lock().map_err(Error::io("lock the directory of a backup"))
+    Ok(locked)
 }
 
-/// Puts the files there, but for SUPER. No segment is dropped meanwhile.
+/// Holds nothing but what a backup begins with.
+fn check_bare(storage: &dyn Storage) -> Result<()> {
+    let is_bare = || -> io::Result<bool> {
+        for name in storage.list()? {
+            if name == LOCK {
+                continue;
+            }
+            if name != MARK {
+                return Ok(false);
+            }
+            let file = storage.open(MARK, Access::ReadPositioned)?;
+            let mut bytes = vec![0; usize::try_from(file.size()?.min(MARK_BYTES)).unwrap_or(0)];
+            file.read_at(0, &mut bytes)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    if is_bare().map_err(Error::io("list the directory of a backup"))? {
+        return Ok(());
+    }
+    Err(Error::Invalid { what: "the directory of a backup must be new or empty" })
+}
+
+/// Puts the files there, but for SUPER, and looks at them as an open would. No segment is dropped
+/// and no record erased meanwhile.
 pub(crate) fn copy(
     source: Source<'_>,
     target: Target<'_>,
@@ -128,24 +162,26 @@ pub(crate) fn copy(
     let slots = [checkpoint.encode(superblock.store), second.encode(superblock.store)].concat();
     // It also makes the names of what was linked and copied durable.
     recovery::replace(&**target.storage, checkpoints::NAME, &slots)?;
-    Ok(Copied { superblock, checkpoint: second, cut, linked, copied: copied + 1 })
-}
-
-/// Checks what was copied as an open and a verification would, and makes it a store.
-pub(crate) fn finish(
-    target: Target<'_>,
-    copied: &Copied,
-    tell: &dyn Fn(Progress),
-) -> Result<Backup> {
-    let Copied { superblock, checkpoint, cut, .. } = copied;
-    let found = recovery::inspect(target.storage, *superblock, *checkpoint, tell)?;
-    let wrong = |what| Error::Corrupt { segment: cut.tail.segment, offset: DATA_START, what };
+    let found = recovery::inspect(target.storage, superblock, second, tell)?;
+    let wrong = |what| Error::Corrupt { segment: tail, offset: DATA_START, what };
     if found.open != cut.open {
         return Err(wrong("the backup does not hold the claims that were open"));
     }
     if found.last != cut.last {
         return Err(wrong("the backup does not end where it should"));
     }
+    Ok(Copied { superblock, checkpoint: second, cut, found, linked, copied: copied + 1 })
+}
+
+/// Verifies what was copied, and makes it a store. What is linked may be erased meanwhile, by who
+/// holds `erasing`.
+pub(crate) fn finish(
+    target: Target<'_>,
+    copied: &Copied,
+    erasing: &Mutex<()>,
+    tell: &dyn Fn(Progress),
+) -> Result<Backup> {
+    let Copied { superblock, checkpoint, cut, found, .. } = copied;
     let subject = Subject {
         storage: &**target.storage,
         store: superblock.store,
@@ -153,6 +189,7 @@ pub(crate) fn finish(
         segments: &found.segments,
         written: cut.last,
         checkpoint: *checkpoint,
+        erasing,
     };
     let verified = verify::verify_log(&subject, tell)?;
     if let Some(damage) = verified.damage.first() {
@@ -199,8 +236,7 @@ fn copy_hints(source: Source<'_>, target: Target<'_>, name: &str) -> Result<()> 
     }
 }
 
-/// Copies a segment up to its SEAL or the record `upto`, and tells where that ends. What is being
-/// erased meanwhile is copied whole.
+/// Copies a segment up to its SEAL or the record `upto`, and tells where that ends.
 fn copy_segment(
     source: Source<'_>,
     target: Target<'_>,
@@ -212,7 +248,7 @@ fn copy_segment(
     let file = file.map_err(Error::io("open a segment to copy it"))?;
     let len = usize::try_from(header.segment_bytes).expect("a segment is at most 64 MiB");
     let (mut bytes, unread) = read_readable(&*file, len);
-    let walk = walk(&*file, header, &mut bytes, upto, source.hash_key);
+    let walk = walk(&*file, header, &mut bytes, upto, source.hash_key, None);
     if let Some(&Bad { offset, what }) = unread.iter().chain(&walk.bad).next() {
         return Err(Error::Corrupt { segment: header.segment, offset, what });
     }

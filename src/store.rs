@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backup::{Backup, Target};
+use crate::backup::{self, Backup, Target};
 use crate::claim::{Claim, Orphan};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Background, Config, Create, Durability, OrphanPolicy, Progress, Reads};
@@ -20,7 +20,7 @@ use crate::recovery::recover;
 use crate::scope::{Fingerprint, Scope};
 use crate::stats::{Recovery, Stats};
 use crate::storage::Storage;
-use crate::storage::disk::{Appends, DiskStorage};
+use crate::storage::disk::{Appends, DiskStorage, LOCK};
 use crate::sync::{Mutex, Signal};
 use crate::verify::Verification;
 use crate::worker::{self, Workers};
@@ -418,7 +418,9 @@ impl Store {
     /// Sealed segments are hard-linked where the file system allows that, and copied where not;
     /// [`Store::expire`] waits for that. The files are synced, and readable by their owner alone. A
     /// backup that was interrupted, or that failed its verification, has no `SUPER` and opens as
-    /// `Corrupt`; remove it.
+    /// `Corrupt`; remove it. A directory that is new appears under its name with a file in it, so
+    /// that it is never an empty one that would open as an empty store; one that was there, empty,
+    /// is as it was where the machine stops before the first file is in it.
     ///
     /// # Before a backup is used in place of the store
     /// - The caller's database can know more than the backup does: what ran since is not in it and
@@ -451,7 +453,7 @@ impl Store {
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<Backup> {
         let dir = dir.as_ref();
         self.0.engine.check_closed()?;
-        let storage = DiskStorage::create(dir, Appends::Written);
+        let storage = DiskStorage::create_with(dir, backup::MARK, backup::MARK_BYTES);
         let storage = storage.map_err(Error::io("create the directory of a backup"))?;
         let storage: Arc<dyn Storage> = Arc::new(storage);
         let target = Target { storage: &storage, dir: Some(dir) };
@@ -728,7 +730,7 @@ impl Options {
         let missing = || Error::Missing { dir: dir.to_owned() };
         if self.config.create == Create::Never {
             let names = storage.list().map_err(Error::io("list the directory"))?;
-            if names.iter().all(|name| name == "LOCK") {
+            if names.iter().all(|name| name == LOCK) {
                 return Err(missing());
             }
         }

@@ -22,6 +22,7 @@ use crate::log::{hint_name, segment_name};
 use crate::recovery::SUPER;
 use crate::scope::HashKey;
 use crate::storage::{Access, File, Storage};
+use crate::sync::Mutex;
 
 /// What [`Store::verify`](crate::Store::verify) read, and what was wrong with it.
 #[non_exhaustive]
@@ -66,6 +67,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) written: Lsn,
     /// What CHECKPOINT says, or has said a moment ago.
     pub(crate) checkpoint: Checkpoint,
+    /// Who erases records holds it.
+    pub(crate) erasing: &'a Mutex<()>,
 }
 
 /// Verifies SUPER and the log.
@@ -237,7 +240,8 @@ impl Subject<'_> {
             }
         }
         let upto = if sealed.is_some() { Lsn::HIGHEST } else { self.written };
-        let walk = walk(&*file, &segment.header, &mut bytes, upto, self.hash_key);
+        let erasing = Some(self.erasing);
+        let walk = walk(&*file, &segment.header, &mut bytes, upto, self.hash_key, erasing);
         drop(bytes);
         found.note_all(number, &walk.bad);
         (found.records, found.bytes) = (walk.records, walk.end);

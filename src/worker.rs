@@ -260,8 +260,10 @@ pub(crate) fn backup(
     engine.check_closed()?;
     engine.log.check_poison()?;
     let _locked = backup::begin(target)?;
+    // Once the store is closed its directory may be somebody else's: what is wrong is that.
+    let or_closed = |error| engine.check_closed().err().unwrap_or(error);
     let copied = {
-        // No segment is dropped while its file is linked or copied.
+        // No segment is dropped, and no record erased, while its file is linked or copied.
         let _expiring = engine.expiring.lock();
         let cut = engine.cut()?;
         // The hint file of the segment that was just sealed.
@@ -272,9 +274,9 @@ pub(crate) fn backup(
             hash_key: &engine.hash_key,
             epoch: engine.log.checkpointed().epoch,
         };
-        backup::copy(source, target, cut, tell)?
+        backup::copy(source, target, cut, tell).map_err(or_closed)?
     };
-    backup::finish(target, &copied, tell)
+    backup::finish(target, &copied, &engine.expiring, tell)
 }
 
 /// Verifies every live byte; see [`Store::verify`](crate::Store::verify).
@@ -287,6 +289,7 @@ pub(crate) fn verify(engine: &Engine, tell: &dyn Fn(Progress)) -> Result<Verific
         segments: &engine.log.segments,
         written: engine.log.written(),
         checkpoint: engine.log.checkpointed(),
+        erasing: &engine.expiring,
     };
     let found = verify::verify(&subject, tell)?;
     // Once the store is closed the directory may be somebody else's.

@@ -4,7 +4,7 @@
 //!
 //! | lock | guards | held over I/O |
 //! |---|---|---|
-//! | expiring | the drop of segments | yes |
+//! | expiring | drops and erasures, one at a time; none while a backup takes their files | yes |
 //! | shard | index and open claims of 1/256 of the scopes | never |
 //! | log | the end of the log | appends in `Buffered` mode, a roll |
 //! | checkpoint | the CHECKPOINT file | yes |

@@ -98,9 +98,22 @@ pub(crate) fn look_ahead(bytes: &[u8], identity: Identity, offset: u64, beyond: 
 
 /// The next place behind `offset` where a record verifies, and its header.
 pub(crate) fn next_good(bytes: &[u8], identity: Identity, offset: u64) -> Option<(u64, Header)> {
-    let behind = (offset / Location::GRANULE + 1)..(bytes.len() as u64 / Location::GRANULE);
-    let mut places = behind.map(|granule| granule * Location::GRANULE);
-    places.find_map(|at| Some((at, next(bytes, identity, at).ok()?.0)))
+    find_good(bytes, identity, offset + Location::GRANULE, |_| true)
+}
+
+/// The first place from `offset` on where a record verifies that is wanted, and its header.
+pub(crate) fn find_good(
+    bytes: &[u8],
+    identity: Identity,
+    offset: u64,
+    is_wanted: impl Fn(&Header) -> bool,
+) -> Option<(u64, Header)> {
+    let granules = offset / Location::GRANULE..bytes.len() as u64 / Location::GRANULE;
+    let mut places = granules.map(|granule| granule * Location::GRANULE);
+    places.find_map(|at| {
+        let (header, _) = next(bytes, identity, at).ok()?;
+        is_wanted(&header).then_some((at, header))
+    })
 }
 
 /// Whether all bytes from `offset` on are zeros.

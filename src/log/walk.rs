@@ -1,18 +1,20 @@
 //! Reads a live segment from the front, notes its bad places, and goes on behind each of them.
 //!
 //! A record may be overwritten by an ERASED one of its size at any time, so that a first read can
-//! see half of each. A bad place is therefore read again for as long as it changes.
+//! see half of each. A bad place is therefore read again while nothing is erased, and for as long
+//! as it changes.
 
 use std::io;
 
 use crate::format::hint::Hint;
 use crate::format::record::{HEADER_BYTES, Header, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
-use crate::location::{Location, Lsn};
+use crate::location::Lsn;
 use crate::log::hinted::{self, granule};
 use crate::log::reader;
 use crate::scope::HashKey;
 use crate::storage::File;
+use crate::sync::Mutex;
 
 /// Bytes that are read at a time, and of a piece that cannot be read, one by one.
 const PIECE_BYTES: usize = 1024 * 1024;
@@ -68,13 +70,15 @@ pub(crate) struct Walk {
 }
 
 /// Walks through `bytes`, the whole of `file`, up to the SEAL or the record `upto`, whichever comes
-/// first. What is read again is put right in `bytes`.
+/// first. What is read again is put right in `bytes`. Who erases holds `erasing`; `None` where the
+/// caller does.
 pub(crate) fn walk(
     file: &dyn File,
     header: &SegmentHeader,
     bytes: &mut [u8],
     upto: Lsn,
     hash_key: &HashKey,
+    erasing: Option<&Mutex<()>>,
 ) -> Walk {
     let mut walk = Walk { end: DATA_START, ..Walk::default() };
     let (mut resumed, mut reads) = (false, 0);
@@ -92,10 +96,13 @@ pub(crate) fn walk(
             }
             Err(error) => error.what(),
         };
+        // An erasure can stand still between two pages, and half of it look like damage that stays.
+        let still = erasing.map(Mutex::lock);
         if reads < READS_MAX && reads_otherwise(file, header, bytes, walk.end).unwrap_or(false) {
             reads += 1;
             continue;
         }
+        drop(still);
         walk.bad.push(Bad { offset: walk.end, what });
         let Some(next) = walk.next_good(header, bytes) else { break };
         (walk.end, resumed) = (next, true);
@@ -135,13 +142,9 @@ impl Walk {
 
     /// The first place from here on where a later record verifies.
     fn next_good(&self, header: &SegmentHeader, bytes: &[u8]) -> Option<u64> {
-        let granule = usize::try_from(Location::GRANULE).expect("16");
-        let places = (self.end..bytes.len() as u64).step_by(granule);
         let least = self.last.map_or(header.first_lsn, Lsn::next);
-        places.into_iter().find(|&at| {
-            let found = reader::next(bytes, header.identity(), at);
-            found.is_ok_and(|(found, _)| found.lsn >= least)
-        })
+        let is_later = |found: &Header| found.lsn >= least;
+        reader::find_good(bytes, header.identity(), self.end, is_later).map(|(at, _)| at)
     }
 
     /// Whether the words of a SEAL fit what was read. An ERASED record was of any kind before.

@@ -24,6 +24,9 @@ const PAGE: u64 = 4096;
 const FILL_MAPPED: u64 = 256 * 1024;
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
+/// The file that a lock is on. It may be in a directory that is no store.
+pub(crate) const LOCK: &str = "LOCK";
+
 /// How records reach a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Appends {
@@ -45,11 +48,30 @@ impl DiskStorage {
     pub(crate) fn create(dir: &Path, appends: Appends) -> io::Result<DiskStorage> {
         if !dir.is_dir() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-            if let Some(parent) = dir.canonicalize()?.parent() {
-                open_dir(parent)?.sync_all()?;
-            }
+            sync_parent(dir)?;
         }
         Self::existing(dir, appends)
+    }
+
+    /// The same for a directory that must never be seen empty: where it is missing, it appears with
+    /// a file of `bytes` zeros in it. It is made under another name first.
+    #[expect(clippy::disallowed_methods, reason = "files live in storage/")]
+    pub(crate) fn create_with(dir: &Path, name: &str, bytes: u64) -> io::Result<DiskStorage> {
+        if dir.is_dir() {
+            return Self::existing(dir, Appends::Written);
+        }
+        let mut draft = dir.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        draft.push(".tmp");
+        let draft = Self::create(&dir.with_file_name(draft), Appends::Written)?;
+        // What an earlier attempt left is this file at most; anything else is somebody's.
+        if draft.list()?.iter().any(|found| found != name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        draft.create(name, bytes)?.sync()?;
+        draft.sync_dir()?;
+        fs::rename(&draft.dir, dir)?;
+        sync_parent(dir)?;
+        Self::existing(dir, Appends::Written)
     }
 
     /// The directory, which must exist.
@@ -73,6 +95,14 @@ impl DiskStorage {
     }
 }
 
+/// Makes the name of a directory durable.
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    match dir.canonicalize()?.parent() {
+        Some(parent) => open_dir(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "files live in storage/")]
 fn open_dir(dir: &Path) -> io::Result<fs::File> {
     fs::File::open(dir)
@@ -82,7 +112,7 @@ fn open_dir(dir: &Path) -> io::Result<fs::File> {
 impl Storage for DiskStorage {
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
         let mut options = Self::options(Access::Write);
-        let file = options.create(true).truncate(false).open(self.dir.join("LOCK"))?;
+        let file = options.create(true).truncate(false).open(self.dir.join(LOCK))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),

@@ -217,6 +217,49 @@ fn a_directory_that_holds_anything_is_refused_and_left_alone() {
 }
 
 #[test]
+fn the_directory_of_a_backup_is_never_seen_empty() {
+    use rustix::fs::inotify;
+    let scratch = tempfile::tempdir().unwrap();
+    let (main, copy) = (scratch.path().join("main"), scratch.path().join("copy"));
+    let store = options().open(main).unwrap();
+    run(&store, "k", b"201 created");
+    // As a crash leaves it, with nothing in it or with the first file.
+    fs::create_dir(scratch.path().join("copy.tmp")).unwrap();
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    let names = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+    inotify::add_watch(&watch, scratch.path(), names).unwrap();
+    store.backup(scratch.path().join("copy/")).unwrap();
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&watch, &mut buffer);
+    let event = events.next().unwrap();
+    let moved = event.events().contains(inotify::ReadFlags::MOVED_TO);
+    assert!(moved && event.file_name() == Some(c"copy"), "{event:?}");
+    assert!(events.next().is_err(), "more than one name appeared");
+    assert_eq!(kind(&open_copy(&copy), "k"), "completed");
+}
+
+#[test]
+fn what_a_backup_leaves_that_ends_at_once_is_refused_by_an_open_and_taken_by_another_backup() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = options().open(scratch.path().join("main")).unwrap();
+    run(&store, "k", b"201 created");
+    let copy = scratch.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    fs::write(copy.join("CHECKPOINT"), [0; 8192]).unwrap();
+    let opened = options().open(&copy);
+    assert!(matches!(opened, Err(Error::Corrupt { segment: 0, .. })), "{opened:?}");
+    store.backup(&copy).unwrap();
+    assert_eq!(kind(&open_copy(&copy), "k"), "completed");
+    // A draft that holds anything else is somebody's.
+    let theirs = scratch.path().join("other.tmp").join("theirs");
+    fs::create_dir(theirs.parent().unwrap()).unwrap();
+    fs::write(&theirs, b"1").unwrap();
+    let refused = store.backup(scratch.path().join("other"));
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+    assert!(theirs.exists() && !scratch.path().join("other").exists());
+}
+
+#[test]
 fn a_backup_is_readable_by_its_owner_alone() {
     let scratch = tempfile::tempdir().unwrap();
     let store = options().open(scratch.path().join("main")).unwrap();

@@ -11,7 +11,8 @@ use std::time::Duration;
 use oncelog::Durability;
 
 use crate::support::disk::{SimDisk, Survival};
-use crate::support::model::{Driver, Op, Rng, World, random_ops};
+use crate::support::model::{Driver, Op, World, random_ops};
+use crate::support::rng::Rng;
 
 const BUFFERED: Durability = Durability::Buffered { sync_every: Duration::from_secs(3_600) };
 

@@ -8,6 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::tree::copy_tree;
+
 /// A text that is replaced, in a file that holds it once.
 struct Fault {
     name: &'static str,
@@ -147,19 +149,6 @@ fn copy_crate(to: &Path) {
     let (_, test) = rest.split_once("[[test]]").unwrap();
     let (test, _) = test.split_once("\n[").unwrap();
     fs::write(to.join("Cargo.toml"), format!("{head}[[test]]{test}\n[workspace]\n")).unwrap();
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn run_tests(dir: &Path, arguments: &[&str]) -> (bool, String) {

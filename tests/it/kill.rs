@@ -21,7 +21,7 @@ use oncelog::{
     Background, Claim, Durability, Fingerprint, OperationId, OrphanCause, Scope, Store, Token,
 };
 
-use crate::support::model::Rng;
+use crate::support::rng::Rng;
 
 const THREADS: u64 = 8;
 /// More open claims than this are not kept: they are carried from segment to segment, and have a
@@ -194,14 +194,6 @@ fn fingerprint(key: &str) -> Fingerprint {
     Fingerprint::of(key.as_bytes())
 }
 
-/// A generator that both processes make of a key.
-fn rng_of(key: &str) -> Rng {
-    let seed = key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    Rng::new(seed)
-}
-
 /// How a child ends a claim.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Plan {
@@ -211,7 +203,7 @@ enum Plan {
 }
 
 fn plan(key: &str) -> Plan {
-    match rng_of(key).below(100) {
+    match Rng::of(key).below(100) {
         0..84 => Plan::Complete,
         84..97 => Plan::Release,
         _ => Plan::Stay,
@@ -220,7 +212,7 @@ fn plan(key: &str) -> Plan {
 
 /// The response of a key: often short, now and then empty, up to 32 KiB.
 fn response(key: &str) -> Vec<u8> {
-    let mut rng = rng_of(key);
+    let mut rng = Rng::of(key);
     let limit = [0, 64, 1 << 10, 4 << 10, 32 << 10][usize::from(rng.next().to_le_bytes()[7] % 5)];
     let bytes = rng.below(limit + 1);
     (0..bytes.div_ceil(8))

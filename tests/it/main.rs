@@ -15,6 +15,7 @@ mod fixtures;
 mod kill;
 mod layering;
 mod linear;
+mod meanwhile;
 mod model;
 mod recovery_edges;
 mod restart;

@@ -13,9 +13,10 @@ use oncelog::{Background, Claim, Durability, Error, ManualClock, Options, Permit
 
 use crate::child::{self, Running, kind, tell, tell_error};
 use crate::image::{FileSystem, IMAGE_BYTES_MIN, Image};
-use crate::keys::{Rng, fingerprint, number, response, scope};
+use crate::keys::{fingerprint, number, response, scope};
 use crate::ledger::{Allowed, Ledger};
 use crate::load::{MODE, claim_and_end, durability, name};
+use crate::rng::Rng;
 
 const BACKGROUND: &str = "ONCELOG_KERNEL_BACKGROUND";
 const CALLS: &[&str] =

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use oncelog::{Claim, OperationId, OrphanCause, Status, Store, Token};
 
-use crate::keys::{Plan, Rng, checkpoint, fingerprint, plan, response, scope};
+use crate::keys::{Plan, checkpoint, fingerprint, plan, response, scope};
+use crate::rng::Rng;
 
 /// When an acknowledged call began and returned, in microseconds of the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,4 +16,8 @@ mod limits;
 mod load;
 mod planted;
 mod power;
+#[path = "../it/support/rng.rs"]
+mod rng;
 mod stopped;
+#[path = "../it/support/tree.rs"]
+mod tree;

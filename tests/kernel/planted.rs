@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::tree::copy_tree;
+
 /// Texts that are replaced, each in a file that holds it once.
 struct Fault {
     name: &'static str,
@@ -139,6 +141,7 @@ fn copy_crate(to: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy_tree(&root.join("src"), &to.join("src"));
     copy_tree(&root.join("tests/kernel"), &to.join("tests/kernel"));
+    copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
     fs::copy(root.join("Cargo.lock"), to.join("Cargo.lock")).unwrap();
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let (head, rest) = manifest.split_once("[dev-dependencies]").unwrap();
@@ -149,19 +152,6 @@ fn copy_crate(to: &Path) {
     let manifest =
         format!("{head}[dev-dependencies]\n{}\n{test}\n[workspace]\n", needed.join("\n"));
     fs::write(to.join("Cargo.toml"), manifest).unwrap();
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn read(dir: &Path, file: &str) -> String {

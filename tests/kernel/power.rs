@@ -12,9 +12,10 @@ use oncelog::{Durability, Store};
 
 use crate::child::{self, Running};
 use crate::image::{FileSystem, IMAGE_BYTES_MIN, Image};
-use crate::keys::{Rng, number};
+use crate::keys::number;
 use crate::ledger::{Allowed, Ledger};
 use crate::load::{BUFFERED, MODE, ROUND, SYNC_EVERY, name, options};
+use crate::rng::Rng;
 
 /// Rounds that a store lives: beyond, its files would fill the image.
 const ROUNDS_A_STORE: u64 = 10;

@@ -20,7 +20,8 @@ use rustix::process::Signal;
 
 use crate::child::{self, Running, kind, tell, tell_error};
 use crate::image;
-use crate::keys::{Rng, fingerprint, number, scope};
+use crate::keys::{fingerprint, number, scope};
+use crate::rng::Rng;
 
 /// Long enough for a process that runs to renew or to end what it began.
 const LEASE: Duration = Duration::from_millis(250);

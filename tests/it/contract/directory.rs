@@ -11,7 +11,7 @@ use crate::contract::support::{
     World, block_on, body, claim, granted, kind, other_body, replay, run, scope,
 };
 use crate::support::disk::SimDisk;
-use crate::support::model::Rng;
+use crate::support::rng::Rng;
 
 const CHILD: &str = "ONCELOG_TEST_SECOND_OPEN";
 

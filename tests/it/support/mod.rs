@@ -4,3 +4,5 @@ pub(crate) mod caller;
 pub(crate) mod disk;
 pub(crate) mod history;
 pub(crate) mod model;
+pub(crate) mod rng;
+pub(crate) mod tree;
