@@ -678,7 +678,9 @@ impl Options {
         self
     }
 
-    /// Is called, on the calling thread, while a store is opened, verified or backed up.
+    /// Is called, on the calling thread, while a store is opened, verified or backed up. It has to
+    /// return soon and must not call the store: during a backup expiry and erasure wait for it, and
+    /// a `close` from there would wait for itself.
     pub fn progress(mut self, tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
         self.progress = Arc::new(tell);
         self
