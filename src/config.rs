@@ -96,6 +96,8 @@ pub(crate) struct Config {
     pub(crate) durability: Durability,
     pub(crate) on_orphan: OrphanPolicy,
     pub(crate) segment_bytes: u64,
+    pub(crate) disk_budget_bytes: u64,
+    pub(crate) open_claims_per_organization_max: Option<u32>,
     pub(crate) response_bytes_max: Option<u32>,
     pub(crate) expected_keys: u64,
     pub(crate) reads: Reads,
@@ -112,6 +114,8 @@ impl Default for Config {
             durability: Durability::Synced,
             on_orphan: OrphanPolicy::Report,
             segment_bytes: Location::SEGMENT_BYTES_MAX,
+            disk_budget_bytes: u64::MAX,
+            open_claims_per_organization_max: None,
             response_bytes_max: None,
             expected_keys: 0,
             reads: Reads::Mapped,
@@ -151,11 +155,24 @@ impl Config {
         if !sizes.contains(&self.segment_bytes) || !self.segment_bytes.is_multiple_of(4096) {
             return invalid("segment_bytes must be a multiple of 4096 from 64 KiB to 64 MiB");
         }
+        self.check_budget(self.segment_bytes)?;
+        if self.open_claims_per_organization_max == Some(0) {
+            return invalid("open_claims_per_organization_max must be at least 1");
+        }
         if self.response_bytes_max.is_some_and(|bytes| bytes > self.response_bytes_limit()) {
             return invalid("response_bytes_max + 8 KiB must fit into a quarter of segment_bytes");
         }
         if self.expected_keys > Self::EXPECTED_KEYS_MAX {
             return invalid("expected_keys must be at most 10,000,000,000");
+        }
+        Ok(())
+    }
+
+    /// Below that nothing could be claimed until the one segment that there is has expired.
+    pub(crate) fn check_budget(&self, segment_bytes: u64) -> Result<()> {
+        if self.disk_budget_bytes < 2 * segment_bytes {
+            let what = "disk_budget_bytes must be at least two segments";
+            return Err(Error::Invalid { what });
         }
         Ok(())
     }

@@ -36,8 +36,17 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
-    /// No room for another claim. Replays, conflicts and the completion of granted claims go on.
-    /// Retry after claims were completed, released or resolved, or after room was made.
+    /// No room for another claim, another checkpoint or an erasure. Replays and conflicts go on,
+    /// and every granted claim, orphans included, can complete, at worst without its response, or
+    /// be released.
+    ///
+    /// What to do, by what is full:
+    /// - *the file system*: make room on it, or delete old backups; watch
+    ///   [`Stats::headroom_bytes`](crate::Stats::headroom_bytes);
+    /// - *`disk_budget_bytes`*: raise [`Options::disk_budget_bytes`](crate::Options), or wait until
+    ///   a segment expires;
+    /// - *open claims*: complete, release or resolve some; see
+    ///   [`Store::unresolved`](crate::Store::unresolved). A claim of a fresh key may be retried.
     Full {
         /// What is full.
         what: &'static str,

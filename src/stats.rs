@@ -15,8 +15,16 @@ pub struct Stats {
     pub orphans: u64,
     /// Segments on disk, prepared ones not counted.
     pub segments: u64,
-    /// Bytes of these segments, unused space at the end of the newest included.
+    /// Bytes of disk that segments and their hint files take, blocks that are ready for the next
+    /// records included.
     pub disk_bytes: u64,
+    /// Bytes in the newest segment that are kept so that every open claim, orphans included, can
+    /// complete without its response or be released, on a full disk too.
+    pub reserved_bytes: u64,
+    /// Bytes that claims and responses can still take: what the file system has free, or what
+    /// [`Options::disk_budget_bytes`](crate::Options::disk_budget_bytes) leaves, whichever is
+    /// less. At 0 new claims are [`Error::Full`](crate::Error::Full).
+    pub headroom_bytes: u64,
     /// Bytes of memory that the index takes, its unused slots included.
     pub index_bytes: u64,
     /// Bytes of memory for the hashes of responses whose segment has no hint file yet.

@@ -652,6 +652,23 @@ impl Options {
         self
     }
 
+    /// How many bytes of disk the store may take, segments and their hint files counted: past it
+    /// new claims are [`Error::Full`], and nothing else is. Responses of claims that were granted
+    /// are kept, so it can be exceeded by those, and by at most 64 KiB of blocks ahead of them.
+    /// Room comes back as segments expire. Default: none; at least two segments.
+    pub fn disk_budget_bytes(mut self, bytes: u64) -> Self {
+        self.config.disk_budget_bytes = bytes;
+        self
+    }
+
+    /// How many claims of one organization may be open at once, orphans included, so that one
+    /// tenant cannot take the room of all: a further claim is [`Error::Full`]. Default: no bound;
+    /// at least 1. Those that an earlier process left open count too, and are kept in any number.
+    pub fn open_claims_per_organization_max(mut self, claims: u32) -> Self {
+        self.config.open_claims_per_organization_max = Some(claims);
+        self
+    }
+
     /// The largest response that is stored. Default: 1 MiB, or what fits into small segments; with
     /// 8 KiB more it must fit into a quarter of a segment.
     pub fn response_bytes_max(mut self, bytes: u32) -> Self {

@@ -464,7 +464,10 @@ impl Engine {
                 }
             }
         }
-        (stats.segments, stats.disk_bytes) = self.log.segments.totals();
+        stats.segments = self.log.segments.count();
+        let room = self.log.room();
+        (stats.disk_bytes, stats.reserved_bytes) = (room.taken, room.reserved);
+        stats.headroom_bytes = room.headroom;
         (stats.records, stats.appended_bytes, stats.commit_batches) = self.log.appended();
         let sealed = self.log.segments.sealed();
         let unexpiring = sealed.iter().filter(|(_, s)| s.completes > 0 && s.expires_ms_max == 0);

@@ -117,6 +117,11 @@ impl Preamble {
     }
 }
 
+/// The size of a file with so many entries.
+pub(crate) fn file_bytes(entries: u64) -> u64 {
+    block_offset(entries.div_ceil(BLOCK_ENTRIES as u64))
+}
+
 /// Where a block stands in its file.
 pub(crate) fn block_offset(number: u64) -> u64 {
     (number + 1) * BLOCK_BYTES as u64

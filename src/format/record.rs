@@ -434,7 +434,7 @@ impl Header {
     }
 }
 
-fn padded(body_bytes: usize) -> usize {
+const fn padded(body_bytes: usize) -> usize {
     (HEADER_BYTES + body_bytes).next_multiple_of(ALIGN)
 }
 
@@ -454,9 +454,12 @@ fn fixed_bytes(kind: Kind, flags: u8) -> usize {
     }
 }
 
-/// Bytes of a SEAL; every segment keeps room for one.
-pub(crate) fn seal_bytes() -> u64 {
-    padded(SUMMARY_BYTES) as u64
+/// Bytes of a SEAL, and of a CLEAN; every segment keeps room for both.
+pub(crate) const SEAL_BYTES: u64 = padded(SUMMARY_BYTES) as u64;
+
+/// Bytes of a COMPLETE without its response; no other end of a claim is longer.
+pub(crate) fn complete_bytes(scope_bytes: usize) -> u64 {
+    padded(FIXED_BYTES_MAX + scope_bytes) as u64
 }
 
 /// Bytes of a CLAIM that is carried into the next segment.

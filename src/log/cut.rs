@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::segment::SegmentHeader;
 use crate::location::Lsn;
+use crate::log::room::Room;
 use crate::log::staging::{Staging, Writes};
 use crate::log::writer::{Log, Publish};
 use crate::scope::{OperationId, Token};
@@ -56,9 +57,9 @@ impl<D> Log<D> {
     /// Makes all there is durable, with every response in a sealed segment where that can be.
     pub(crate) fn cut(&self, now_ms: u64, publish: Publish<'_, D>) -> Result<Cut> {
         let cut = {
-            let mut state = self.begin(now_ms, 0)?;
+            let mut state = self.begin(now_ms, 0, Room::Ends)?;
             // The file of the next segment must not be made twice, nor the SEAL be zeroed.
-            while state.preparing || state.staging.waits_for_blocks(0) {
+            while state.preparing || state.staging.waits_for_blocks(0, Room::Ends) {
                 self.prepared.wait(&mut state);
             }
             if state.closed {

@@ -16,6 +16,7 @@ use crate::format::segment::SegmentHeader;
 use crate::location::{Location, Lsn};
 use crate::log::hinted::read_whole;
 use crate::log::reader::{self, End};
+use crate::log::room::Room;
 use crate::log::segment_name;
 use crate::log::writer::Log;
 use crate::storage::Access;
@@ -45,8 +46,10 @@ impl<D> Log<D> {
         let mut staged = 0;
         let outcome = traces.iter().try_for_each(|trace| {
             let mut draft = Draft::forget(trace.hash, trace.location);
-            let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
-            let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
+            let room = Room::Grows(0);
+            let mut state = self.begin(now.now_ms, draft.record_bytes() as u64, room)?;
+            let placed =
+                self.append(&mut state.staging, now.now_ms, room, &mut draft, |_, _| {})?;
             state.staging.hint_forget(trace.hash, placed.location);
             if let Durability::Buffered { sync_every } = self.durability {
                 self.note_unsynced(&mut state, now.real, sync_every);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::config::Durability;
 use crate::error::{Error, Result};
+use crate::format::hint::Hints;
 use crate::location::Lsn;
 use crate::log::commit::{Batch, PoisonOnUnwind, Turn};
 use crate::log::staging::{Sealed, Step};
@@ -185,7 +186,8 @@ impl<D> Log<D> {
             checkpoint.time_ms = checkpoint.time_ms.max(work.time_ms);
         })?;
         for sealed in &work.sealed {
-            self.segments.seal(sealed.segment, sealed.hints.summary);
+            let Hints { summary, seal_offset, .. } = sealed.hints;
+            self.segments.seal(sealed.segment, summary, seal_offset);
         }
         Ok(())
     }

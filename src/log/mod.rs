@@ -12,8 +12,12 @@ pub(crate) mod reader;
 pub(crate) mod hinted;
 pub(crate) mod walk;
 
+pub(crate) mod organizations;
+pub(crate) mod room;
 pub(crate) mod segments;
 pub(crate) mod staging;
+
+pub(crate) mod blocks;
 
 pub(crate) mod writer;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::DecodeError;
-use crate::format::hint::{Binding, Hint, Hints};
-use crate::format::record::{HEADER_BYTES, Header, Identity, Record, Summary};
+use crate::format::hint::{self, Binding, Hint, Hints};
+use crate::format::record::{self, HEADER_BYTES, Header, Identity, Record, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::index::{Larger, SEGMENTS, hashes_of, shard_of};
 use crate::location::Location;
@@ -71,6 +71,13 @@ impl Segment {
     }
 }
 
+/// What a sealed segment says of itself, and what it takes of the disk with its hint file.
+#[derive(Clone, Copy, Debug)]
+struct SealedSegment {
+    summary: Summary,
+    disk_bytes: u64,
+}
+
 /// The segments from the oldest to the tail, and what the sealed ones say of themselves.
 #[derive(Debug)]
 pub(crate) struct Segments {
@@ -83,7 +90,9 @@ pub(crate) struct Segments {
     // LOCK: segments
     live: RwLock<BTreeMap<u64, Arc<Segment>>>,
     // LOCK: summaries (a leaf)
-    sealed: Mutex<BTreeMap<u64, Summary>>,
+    sealed: Mutex<BTreeMap<u64, SealedSegment>>,
+    /// What the sealed segments take of the disk. `Relaxed`: it orders nothing.
+    disk_bytes: AtomicU64,
     // LOCK: open files (a leaf)
     opened: Mutex<VecDeque<u64>>,
 }
@@ -97,6 +106,7 @@ impl Segments {
             swept: AtomicU64::new(oldest),
             live: RwLock::default(),
             sealed: Mutex::default(),
+            disk_bytes: AtomicU64::new(0),
             opened: Mutex::default(),
         }
     }
@@ -220,13 +230,31 @@ impl Segments {
         hinted::rebuild(&*file, &header, hash_key).map(|(hints, _)| hints)
     }
 
-    pub(crate) fn seal(&self, number: u64, summary: Summary) {
-        self.sealed.lock().insert(number, summary);
+    /// A segment ended with the SEAL at this offset: its blocks behind it are given back.
+    pub(crate) fn ended(&self, summary: &Summary, seal_offset: u64) {
+        self.disk_bytes.fetch_add(disk_bytes(summary, seal_offset), Ordering::Relaxed);
+    }
+
+    /// The same segment is sealed from now on: CHECKPOINT says so.
+    pub(crate) fn seal(&self, number: u64, summary: Summary, seal_offset: u64) {
+        let disk_bytes = disk_bytes(&summary, seal_offset);
+        self.sealed.lock().insert(number, SealedSegment { summary, disk_bytes });
+    }
+
+    /// A segment was found sealed, or is sealed by whoever found it.
+    pub(crate) fn found_sealed(&self, number: u64, summary: Summary, seal_offset: u64) {
+        self.ended(&summary, seal_offset);
+        self.seal(number, summary, seal_offset);
     }
 
     /// Summaries of the sealed segments, oldest first.
     pub(crate) fn sealed(&self) -> Vec<(u64, Summary)> {
-        self.sealed.lock().iter().map(|(&number, &summary)| (number, summary)).collect()
+        self.sealed.lock().iter().map(|(&number, sealed)| (number, sealed.summary)).collect()
+    }
+
+    /// Bytes of disk that the sealed segments and their hint files take.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.disk_bytes.load(Ordering::Relaxed)
     }
 
     /// Every shard was swept up to `oldest`.
@@ -245,7 +273,7 @@ impl Segments {
     }
 
     /// Makes every segment below `oldest` absent for readers. Returns how many there were, and the
-    /// bytes of their files.
+    /// bytes of disk that they took.
     pub(crate) fn drop_below(&self, oldest: u64) -> (u64, u64) {
         self.oldest.fetch_max(oldest, Ordering::Release);
         let mut live = self.live.write();
@@ -253,14 +281,17 @@ impl Segments {
         let dropped = std::mem::replace(&mut *live, kept);
         drop(live);
         let mut sealed = self.sealed.lock();
-        *sealed = sealed.split_off(&oldest);
-        (dropped.len() as u64, dropped.values().map(|segment| segment.bytes).sum())
+        let kept = sealed.split_off(&oldest);
+        let gone = std::mem::replace(&mut *sealed, kept);
+        drop(sealed);
+        let bytes = gone.values().map(|sealed| sealed.disk_bytes).sum();
+        self.disk_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        (dropped.len() as u64, bytes)
     }
 
-    /// How many there are, and the bytes of their files.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        let live = self.live.read();
-        (live.len() as u64, live.values().map(|segment| segment.bytes).sum())
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.live.read().len() as u64
     }
 
     /// Reads and verifies the record at `location`: `None` where its segment was dropped.
@@ -316,6 +347,12 @@ impl Segments {
             }
         }
     }
+}
+
+/// What a segment takes of the disk, with its hint file.
+fn disk_bytes(summary: &Summary, seal_offset: u64) -> u64 {
+    let hints = u64::from(summary.completes) + u64::from(summary.forgets);
+    (seal_offset + record::SEAL_BYTES).next_multiple_of(4096) + hint::file_bytes(hints)
 }
 
 /// A record that verified, owned.

@@ -6,27 +6,24 @@
 //! of an open claim.
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::hint::{Hint, Hints};
-use crate::format::record::{self, Draft, Kind, Stamp, Summary};
+use crate::format::record::{Draft, Kind, Stamp, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::location::{Location, Lsn};
+use crate::log::organizations::Organizations;
+use crate::log::room::{
+    self, AHEAD_BYTES_MAX, AHEAD_BYTES_MIN, Room, carried_bytes, ending_of, full_or, is_full,
+};
 use crate::log::segments::{Segment, SegmentHints, Segments};
 use crate::log::{OpenClaim, hinted, segment_name};
 use crate::numbered::ByNumber;
 use crate::random;
 use crate::scope::Token;
 use crate::storage::{File, Storage};
-
-/// Blocks are allocated this far ahead, at least and at most: a small store stays small.
-const AHEAD_BYTES_MIN: u64 = 64 * 1024;
-const AHEAD_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Blocks are allocated so many bytes at a time in the background.
-const PIECE_BYTES: u64 = 1024 * 1024;
 
 /// One step on the way to durability; they are done in order.
 #[derive(Debug)]
@@ -69,18 +66,45 @@ pub(crate) struct Maker {
     pub(crate) store: [u8; 16],
     pub(crate) segment_bytes: u64,
     pub(crate) bucket_ms: u64,
+    /// Past it no claim is taken.
+    pub(crate) disk_budget_bytes: u64,
     pub(crate) writes: Writes,
 }
 
 impl Maker {
-    /// A file with the name of a segment and no header, whose name is durable.
-    pub(crate) fn prepare(&self, segment: u64, blocks: Blocks) -> io::Result<Prepared> {
-        let file = self.storage.create(&segment_name(segment), self.segment_bytes)?;
-        let prepared = Prepared { segment, file, allocated: 0 }
-            .with_first_blocks(blocks, self.segment_bytes)?;
-        prepared.file.sync()?;
-        self.storage.sync_dir()?;
-        Ok(prepared)
+    /// A file with the name of a segment and no header, whose name is durable, with blocks for so
+    /// many bytes of records at least.
+    pub(crate) fn prepare(&self, segment: u64, blocks: Blocks, bytes: u64) -> io::Result<Prepared> {
+        let name = segment_name(segment);
+        let make = || {
+            let prepared = self.create(&name, segment, blocks, bytes)?;
+            prepared.file.sync()?;
+            self.storage.sync_dir()?;
+            Ok(prepared)
+        };
+        make().inspect_err(|_| {
+            // On a full disk it would keep blocks from those who need them. An open removes it too.
+            self.storage.remove(&name).ok();
+        })
+    }
+
+    /// The same under another name, and not durable.
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        segment: u64,
+        blocks: Blocks,
+        bytes: u64,
+    ) -> io::Result<Prepared> {
+        let ahead = match blocks {
+            Blocks::Few => AHEAD_BYTES_MIN,
+            Blocks::Many => (self.segment_bytes / 16).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX),
+        };
+        let file = self.storage.create(name, self.segment_bytes)?;
+        let [enough, wish] = [bytes, bytes.max(ahead)]
+            .map(|bytes| (DATA_START + bytes).next_multiple_of(4096).min(self.segment_bytes));
+        let allocated = room::allocate(&*file, 0, enough, wish)?;
+        Ok(Prepared { segment, file, allocated })
     }
 }
 
@@ -102,29 +126,15 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn with_first_blocks(
-        mut self,
-        blocks: Blocks,
-        segment_bytes: u64,
-    ) -> io::Result<Prepared> {
-        let ahead = match blocks {
-            Blocks::Few => AHEAD_BYTES_MIN,
-            Blocks::Many => (segment_bytes / 16).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX),
-        };
-        self.allocated = (DATA_START + ahead).min(segment_bytes);
-        self.file.allocate(0..self.allocated)?;
-        Ok(self)
-    }
-
     /// Makes sure of blocks for `bytes` of records.
-    fn allocate(mut self, bytes: u64) -> Result<Prepared> {
+    fn allocate(&mut self, bytes: u64) -> Result<()> {
         let end = (DATA_START + bytes).next_multiple_of(4096);
         if end > self.allocated {
             let missing = self.allocated..end;
             self.file.allocate(missing).map_err(full_or("allocate a segment"))?;
             self.allocated = end;
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -142,6 +152,9 @@ pub(crate) struct Staging {
     pub(crate) open: ByNumber<Token, OpenClaim>,
     /// What a roll would carry.
     pub(crate) carry_bytes: u64,
+    /// Kept for the ends of the open claims.
+    pub(crate) ending_bytes: u64,
+    pub(crate) organizations: Option<Organizations>,
     /// Where a record is put together before it is written.
     pub(crate) record: Vec<u8>,
     pub(crate) steps: Vec<Step>,
@@ -156,6 +169,8 @@ pub(crate) struct Staging {
     pub(crate) unsynced_since: Option<Duration>,
     /// The newest record is one that only promises, or there is none since the open.
     pub(crate) promised: bool,
+    /// The newest record of the tail is a CLEAN.
+    pub(crate) clean: bool,
     pub(crate) records: u64,
     pub(crate) appended_bytes: u64,
 }
@@ -174,29 +189,25 @@ impl Staging {
         maker: &Maker,
         segments: &Segments,
         time_ms: u64,
+        room: Room,
         draft: &mut Draft<'_>,
         finish: impl FnOnce(&mut Draft<'_>, Lsn),
     ) -> Result<Placed> {
         self.time_ms = self.time_ms.max(time_ms);
         let bytes = draft.record_bytes() as u64;
-        if self.bucket_is_over(maker) || !self.has_room(maker, bytes) {
+        if self.bucket_is_over(maker) || !self.fits(maker, bytes, room) {
             match self.roll(maker, segments) {
                 // A bucket that ends later is no reason to refuse what fits.
-                Err(Error::Full { .. }) if self.has_room(maker, bytes) => {}
+                Err(Error::Full { .. }) if self.fits(maker, bytes, room) => {}
                 rolled => rolled?,
             }
         }
-        if !self.has_room(maker, bytes) {
+        if !self.fits(maker, bytes, room) {
             return Err(Error::Full { what: "the record does not fit beside the open claims" });
         }
-        self.allocate(bytes).map_err(full_or("allocate the tail"))?;
+        self.allocate(bytes, room).map_err(full_or("allocate the tail"))?;
         finish(draft, self.next);
         self.push(maker, draft)
-    }
-
-    /// Whether a record of these bytes fits, and a SEAL behind it.
-    fn has_room(&self, maker: &Maker, bytes: u64) -> bool {
-        self.tail.offset + bytes + record::seal_bytes() <= maker.segment_bytes
     }
 
     /// Whether the tail holds records of a bucket that is past.
@@ -207,13 +218,17 @@ impl Staging {
 
     /// Whether the next record might need the next segment.
     pub(crate) fn may_roll(&self, maker: &Maker) -> bool {
-        self.bucket_is_over(maker) || !self.has_room(maker, maker.segment_bytes / 4)
+        self.bucket_is_over(maker) || !self.fits(maker, maker.segment_bytes / 4, Room::Grows(0))
     }
 
     /// Says that the store was closed here, where there is room to say it.
     pub(crate) fn append_clean(&mut self, maker: &Maker) -> Result<Option<Placed>> {
         let draft = Draft::clean(&self.tail.summary);
-        self.append_if_room(maker, &draft)
+        let placed = self.append_if_room(maker, &draft, Room::Grows(0))?;
+        if placed.is_some() || self.clean {
+            return Ok(placed);
+        }
+        self.append_if_room(maker, &draft, Room::Clean)
     }
 
     /// Promises everything before it, unless the newest record does so.
@@ -221,86 +236,29 @@ impl Staging {
         if self.promised {
             return Ok(());
         }
-        self.append_if_room(maker, &Draft::promise()).map(|_| ())
+        self.append_if_room(maker, &Draft::promise(), Room::Grows(0)).map(|_| ())
     }
 
-    fn append_if_room(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<Option<Placed>> {
+    fn append_if_room(
+        &mut self,
+        maker: &Maker,
+        draft: &Draft<'_>,
+        room: Room,
+    ) -> Result<Option<Placed>> {
         let bytes = draft.record_bytes() as u64;
-        if !self.has_room(maker, bytes) || self.waits_for_blocks(bytes) {
+        if !self.fits(maker, bytes, room) || self.waits_for_blocks(bytes, room) {
             return Ok(None);
         }
-        match self.allocate(bytes).map_err(full_or("allocate the tail")) {
+        match self.allocate(bytes, room) {
             // Such a record is worth having, and nothing is lost without it.
-            Err(Error::Full { .. }) => return Ok(None),
-            allocated => allocated?,
+            Err(error) if is_full(&error) => return Ok(None),
+            allocated => allocated.map_err(Error::io("allocate the tail"))?,
         }
         self.push(maker, draft).map(Some)
     }
 
-    fn allocate(&mut self, bytes: u64) -> io::Result<()> {
-        let needed = self.tail.offset + bytes + record::seal_bytes();
-        if needed <= self.tail.allocated {
-            return Ok(());
-        }
-        let missing = self.missing(needed + AHEAD_BYTES_MIN);
-        let end = missing.end;
-        self.tail.file.allocate(missing)?;
-        self.tail.allocated = end;
-        Ok(())
-    }
-
-    /// What has no blocks yet up to `end`. Allocating writes zeros: never behind the place of the
-    /// next record.
-    fn missing(&self, end: u64) -> Range<u64> {
-        let start = self.tail.allocated.max(self.tail.offset);
-        start..end.next_multiple_of(4096).min(self.tail.header.segment_bytes)
-    }
-
-    /// How far ahead of its records the tail is to have blocks.
-    fn ahead(&self) -> u64 {
-        (self.tail.offset / 4).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX)
-    }
-
-    /// Whether blocks are to be allocated in the background soon. Says so once.
-    pub(crate) fn wants_blocks(&mut self) -> bool {
-        let wants = !self.asked_for_blocks && self.lacks_blocks(self.ahead());
-        self.asked_for_blocks |= wants;
-        wants
-    }
-
-    fn lacks_blocks(&self, ahead: u64) -> bool {
-        let left = self.tail.allocated.saturating_sub(self.tail.offset);
-        left < ahead && self.tail.allocated < self.tail.header.segment_bytes
-    }
-
-    /// Begins to allocate ahead, without the lock of the log; to be ended. A piece at a time, so
-    /// that who waits for blocks waits for few.
-    pub(crate) fn begin_blocks(&mut self) -> Option<(Arc<dyn File>, Range<u64>)> {
-        if self.allocating || !self.lacks_blocks(2 * self.ahead()) {
-            return None;
-        }
-        let start = self.tail.allocated.max(self.tail.offset);
-        let end = self.tail.offset + 2 * self.ahead();
-        let missing = self.missing(end.min(start + PIECE_BYTES));
-        self.allocating = true;
-        Some((Arc::clone(&self.tail.file), missing))
-    }
-
-    /// `end` is where the blocks of `file` end now, if they could be had.
-    pub(crate) fn end_blocks(&mut self, file: &Arc<dyn File>, end: Option<u64>) {
-        if Arc::ptr_eq(file, &self.tail.file) {
-            (self.allocating, self.asked_for_blocks) = (false, false);
-            self.tail.allocated = end.unwrap_or(self.tail.allocated);
-        }
-    }
-
-    /// Whether `bytes` more must wait for the blocks that are being allocated.
-    pub(crate) fn waits_for_blocks(&self, bytes: u64) -> bool {
-        self.allocating && self.tail.offset + bytes + record::seal_bytes() > self.tail.allocated
-    }
-
-    /// Appends a record that fits.
-    fn push(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<Placed> {
+    /// Appends a record that has its blocks.
+    pub(crate) fn push(&mut self, maker: &Maker, draft: &Draft<'_>) -> Result<Placed> {
         let (lsn, offset) = (self.next, self.tail.offset);
         let stamp = Stamp {
             identity: self.tail.header.identity(),
@@ -323,6 +281,7 @@ impl Staging {
         self.tail.summary.count(draft.kind(), lsn, self.time_ms);
         (self.last, self.next) = (lsn, lsn.next());
         self.promised = matches!(draft.kind(), Kind::Promise | Kind::Clean);
+        self.clean = draft.kind() == Kind::Clean;
         self.dirty = true;
         self.records += 1;
         self.appended_bytes += bytes;
@@ -361,11 +320,7 @@ impl Staging {
         if number >= Location::SEGMENTS_MAX || !segments.is_free(number) {
             return Err(Error::Full { what: "segment numbers: 2^18 live at once, 2^42 in all" });
         }
-        let prepared = match self.prepared.take() {
-            Some(prepared) if prepared.segment == number => prepared,
-            _ => maker.prepare(number, Blocks::Few).map_err(full_or("prepare a segment"))?,
-        };
-        let prepared = prepared.allocate(self.carry_bytes + record::seal_bytes())?;
+        let prepared = self.take_prepared(maker, number)?;
         let salt = random::number().map_err(Error::io("draw a salt"))?;
         let seal = self.push(maker, &Draft::seal(&self.tail.summary))?;
         let header = SegmentHeader {
@@ -377,6 +332,7 @@ impl Staging {
             created_ms: self.time_ms,
             segment_bytes: maker.segment_bytes,
         };
+        segments.ended(&self.tail.summary, seal.location.offset());
         self.steps.push(Step::Sync(Arc::clone(&self.tail.file)));
         let sealed = self.start_segment(maker, &header, prepared)?;
         self.sealed.push(sealed.into_sealed(seal));
@@ -384,10 +340,33 @@ impl Staging {
         self.carry(maker)
     }
 
-    /// Repeats every open claim in the tail.
+    /// The file of the next segment, with blocks for all that is to be carried and kept.
+    fn take_prepared(&mut self, maker: &Maker, number: u64) -> Result<Prepared> {
+        let bytes = self.carry_bytes + self.reserved_bytes();
+        let mut prepared = match self.prepared.take() {
+            Some(prepared) if prepared.segment == number => prepared,
+            _ => {
+                let prepared = maker.prepare(number, Blocks::Few, bytes);
+                prepared.map_err(full_or("prepare a segment"))?
+            }
+        };
+        match prepared.allocate(bytes) {
+            Ok(()) => Ok(prepared),
+            Err(error) => {
+                self.prepared = Some(prepared);
+                Err(error)
+            }
+        }
+    }
+
+    /// Repeats every open claim in the tail, which has its blocks.
     pub(crate) fn carry(&mut self, maker: &Maker) -> Result<()> {
-        self.allocate(self.carry_bytes).map_err(full_or("allocate the tail"))?;
-        let mut open: Vec<OpenClaim> = self.open.values().cloned().collect();
+        let open: Vec<OpenClaim> = self.open.values().cloned().collect();
+        self.carry_some(maker, open)
+    }
+
+    /// The same for some of them.
+    pub(crate) fn carry_some(&mut self, maker: &Maker, mut open: Vec<OpenClaim>) -> Result<()> {
         open.sort_unstable_by_key(|claim| claim.facts.token);
         for claim in open {
             let checkpoint = claim.checkpoint.as_deref().map(|bytes| [bytes]);
@@ -428,16 +407,35 @@ impl Staging {
         Ok(std::mem::replace(&mut self.tail, next))
     }
 
+    /// Counts the open claims of each organization from now on.
+    pub(crate) fn bound_organizations(&mut self, max: u32) {
+        let mut organizations = Organizations::new(max);
+        self.open.values().for_each(|open| organizations.add(&open.facts.scope));
+        self.organizations = Some(organizations);
+    }
+
     pub(crate) fn insert_open(&mut self, claim: OpenClaim) {
         self.carry_bytes += carried_bytes(&claim);
+        self.ending_bytes += ending_of(&claim);
+        if let Some(organizations) = &mut self.organizations {
+            organizations.add(&claim.facts.scope);
+        }
         if let Some(old) = self.open.insert(claim.facts.token, claim) {
-            self.carry_bytes -= carried_bytes(&old);
+            self.let_go(&old);
         }
     }
 
     pub(crate) fn remove_open(&mut self, token: Token) {
         if let Some(old) = self.open.remove(&token) {
-            self.carry_bytes -= carried_bytes(&old);
+            self.let_go(&old);
+        }
+    }
+
+    fn let_go(&mut self, old: &OpenClaim) {
+        self.carry_bytes -= carried_bytes(old);
+        self.ending_bytes -= ending_of(old);
+        if let Some(organizations) = &mut self.organizations {
+            organizations.remove(&old.facts.scope);
         }
     }
 }
@@ -453,21 +451,5 @@ impl Tail {
         entries.sort_unstable();
         let (seal_lsn, seal_offset) = (end.lsn, end.location.offset());
         Hints { seal_lsn, seal_offset, summary: self.summary, entries }
-    }
-}
-
-/// What a roll writes for this claim.
-pub(crate) fn carried_bytes(claim: &OpenClaim) -> u64 {
-    let checkpoint = claim.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.len());
-    record::carried_bytes(claim.facts.scope.len(), checkpoint)
-}
-
-/// `Full` where the device has no room, else `Io`.
-fn full_or(context: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::Full { what: "the file system" }
-        }
-        _ => Error::io(context)(error),
     }
 }

@@ -9,8 +9,9 @@ use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
 use crate::format::record;
 use crate::log::commit::PoisonOnUnwind;
+use crate::log::room::Room;
 use crate::log::segments::SegmentHints;
-use crate::log::staging::{Blocks, Placed, Sealed};
+use crate::log::staging::{Blocks, Placed, Sealed, Staging};
 use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
 use crate::storage::{Access, Storage};
@@ -22,6 +23,16 @@ pub(crate) struct Dropped {
     pub(crate) bytes: u64,
     /// Their files.
     pub(crate) names: Vec<String>,
+}
+
+/// Bytes of disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskRoom {
+    pub(crate) taken: u64,
+    /// Kept so that every open claim can end.
+    pub(crate) reserved: u64,
+    /// What claims and responses may still take.
+    pub(crate) headroom: u64,
 }
 
 impl<D> Log<D> {
@@ -111,7 +122,7 @@ impl<D> Log<D> {
     /// Seals the tail if its bucket is over, so that it can be dropped when its time comes.
     pub(crate) fn roll_past_bucket(&self, now_ms: u64, publish: Publish<'_, D>) -> Result<()> {
         {
-            let mut state = self.begin(now_ms, 0)?;
+            let mut state = self.begin(now_ms, 0, Room::Ends)?;
             if !state.staging.bucket_is_over(&self.maker) {
                 return Ok(());
             }
@@ -180,7 +191,7 @@ impl<D> Log<D> {
 
     /// Gives the blocks behind the SEAL back. The file keeps its size, since it may be mapped.
     fn give_back(&self, sealed: &Sealed) -> io::Result<()> {
-        let end = sealed.hints.seal_offset + record::seal_bytes();
+        let end = sealed.hints.seal_offset + record::SEAL_BYTES;
         let unused = end.next_multiple_of(4096)..self.maker.segment_bytes;
         if unused.is_empty() {
             return Ok(());
@@ -193,7 +204,8 @@ impl<D> Log<D> {
     fn allocate_ahead(&self) -> bool {
         let begun = {
             let mut state = self.state.lock();
-            if state.closed { None } else { state.staging.begin_blocks() }
+            let left = self.budget_left(&state.staging);
+            if state.closed { None } else { state.staging.begin_blocks(left) }
         };
         let Some((file, missing)) = begun else { return false };
         let end = missing.end;
@@ -215,7 +227,8 @@ impl<D> Log<D> {
         let number = {
             let mut state = self.state.lock();
             let wanted = state.staging.prepared.is_none()
-                && state.staging.tail.offset > self.maker.segment_bytes / 2;
+                && state.staging.tail.offset > self.maker.segment_bytes / 2
+                && self.budget_left(&state.staging) > self.maker.segment_bytes / 16;
             if !wanted || state.preparing || state.closed {
                 return;
             }
@@ -227,12 +240,42 @@ impl<D> Log<D> {
             self.state.lock().preparing = false;
             self.prepared.notify_all();
         });
-        let prepared = self.maker.prepare(number, Blocks::Many);
+        let prepared = self.maker.prepare(number, Blocks::Many, 0);
         guard.disarm();
         let mut state = self.state.lock();
         state.preparing = false;
         state.staging.prepared = prepared.ok();
         self.prepared.notify_all();
+    }
+
+    /// Bytes of disk that the segments and their hint files take, and what is ready for the next.
+    fn disk_bytes(&self, staging: &Staging) -> u64 {
+        self.segments.disk_bytes() + staging.disk_bytes()
+    }
+
+    /// The same without blocks that no record needs yet.
+    pub(in crate::log) fn used_bytes(&self, staging: &Staging) -> u64 {
+        self.segments.disk_bytes() + staging.tail.offset + staging.reserved_bytes()
+    }
+
+    /// What the background may still take of the budget.
+    fn budget_left(&self, staging: &Staging) -> u64 {
+        self.maker.disk_budget_bytes.saturating_sub(self.disk_bytes(staging))
+    }
+
+    /// What the store takes of the disk, keeps free in it, and may still use.
+    pub(crate) fn room(&self) -> DiskRoom {
+        // Where the file system does not say, the budget alone is known.
+        let free = self.maker.storage.free_bytes().unwrap_or(u64::MAX);
+        let state = self.state.lock();
+        let staging = &state.staging;
+        let (taken, used) = (self.disk_bytes(staging), self.used_bytes(staging));
+        let budget_left = self.maker.disk_budget_bytes.saturating_sub(used);
+        DiskRoom {
+            taken,
+            reserved: staging.reserved_bytes(),
+            headroom: budget_left.min(free.saturating_add(taken.saturating_sub(used))),
+        }
     }
 
     /// The number of records, bytes and batches so far.

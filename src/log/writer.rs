@@ -10,12 +10,13 @@ use std::time::Duration;
 use crate::clock::real_monotonic;
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::format::record::{self, CHECKPOINT_BYTES_MAX, Complete, Draft, Ended, Freed};
+use crate::format::record::{self, Body, CHECKPOINT_BYTES_MAX, Complete, Draft, Ended, Freed};
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints::Checkpoints;
 use crate::log::commit::Batch;
+use crate::log::room::{Room, carried_bytes, ending_bytes};
 use crate::log::segments::Segments;
-use crate::log::staging::{Maker, Placed, Sealed, Staging, carried_bytes};
+use crate::log::staging::{Maker, Placed, Sealed, Staging};
 use crate::log::{Facts, OpenClaim};
 use crate::scope::{Fingerprint, OperationId, OperationKey, Token};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -186,7 +187,9 @@ impl<D> Log<D> {
         let bytes = record::carried_bytes(new.scope.len(), checkpoint_bytes);
         // Allocated before the lock; the times are set under it.
         let mut facts = Arc::new(new.facts());
-        let mut state = self.begin(now.now_ms, bytes)?;
+        let kept = if new.previous.is_some() { 0 } else { ending_bytes(new.scope.len()) };
+        let room = Room::Grows(kept);
+        let mut state = self.begin(now.now_ms, bytes, room)?;
         let staging = &mut state.staging;
         // An orphan's time counts from the latest that could be true, as a response's does.
         let attempted_ms = now.latest_ms.max(staging.time_ms);
@@ -206,6 +209,12 @@ impl<D> Log<D> {
         if staging.carry_bytes + carried_bytes(&open) - freed > self.maker.segment_bytes / 4 {
             return Err(Error::Full { what: "open claims take a quarter of a segment" });
         }
+        if let (None, Some(organizations)) = (new.previous, &staging.organizations) {
+            organizations.check(new.scope)?;
+        }
+        if self.used_bytes(staging) + bytes + kept > self.maker.disk_budget_bytes {
+            return Err(Error::Full { what: "disk_budget_bytes" });
+        }
         let parts = open.checkpoint.as_deref().map(|bytes| [bytes]);
         let value = parts.as_ref().map_or(&[][..], |parts| &parts[..]);
         let mut claim = open.carried();
@@ -216,15 +225,16 @@ impl<D> Log<D> {
         let has_token = claim.carried.is_some();
         let mut draft = Draft::claim(&claim, open.facts.attempt, value);
         let mut operation = open.facts.operation;
-        let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |draft, lsn| {
-            if has_token {
-                draft.set_token(Token::new(lsn.0));
-            }
-            if new.previous.is_none() {
-                operation = self.operations.operation(lsn.0);
-                draft.set_operation(operation);
-            }
-        })?;
+        let placed =
+            self.append(&mut state.staging, now.now_ms, room, &mut draft, |draft, lsn| {
+                if has_token {
+                    draft.set_token(Token::new(lsn.0));
+                }
+                if new.previous.is_none() {
+                    operation = self.operations.operation(lsn.0);
+                    draft.set_operation(operation);
+                }
+            })?;
         let facts = Arc::get_mut(&mut open.facts).expect("nobody else has the facts yet");
         (facts.token, facts.operation) = (Token::new(placed.lsn.0), operation);
         let facts = Arc::clone(&open.facts);
@@ -246,8 +256,9 @@ impl<D> Log<D> {
     ) -> Result<Staged<D>> {
         let complete = &new.complete;
         let mut draft = Draft::complete(complete, new.attempt, new.parts);
-        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
-        let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
+        let room = if complete.body == Body::Whole { Room::Grows(0) } else { Room::Ends };
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64, room)?;
+        let placed = self.append(&mut state.staging, now.now_ms, room, &mut draft, |_, _| {})?;
         state.staging.remove_open(complete.token);
         state.staging.hint(new.hash, placed.location, complete.expires_ms);
         Ok(self.staged(&mut state, deed(placed.location), now.real, wait))
@@ -263,8 +274,8 @@ impl<D> Log<D> {
         deed: D,
     ) -> Result<Staged<D>> {
         let mut draft = Draft::release(facts.token, freed, facts.attempt);
-        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
-        self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64, Room::Ends)?;
+        self.append(&mut state.staging, now.now_ms, Room::Ends, &mut draft, |_, _| {})?;
         state.staging.remove_open(facts.token);
         Ok(self.staged(&mut state, deed, now.real, wait))
     }
@@ -273,8 +284,8 @@ impl<D> Log<D> {
     /// it is durable only after it, and without it the orphan expires again.
     pub(crate) fn append_expiry(&self, facts: &Facts, now: Reading) -> Result<()> {
         let mut draft = Draft::release(facts.token, Freed::Expired, facts.attempt);
-        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
-        self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64, Room::Ends)?;
+        self.append(&mut state.staging, now.now_ms, Room::Ends, &mut draft, |_, _| {})?;
         state.staging.remove_open(facts.token);
         if let Durability::Buffered { sync_every } = self.durability {
             self.note_unsynced(&mut state, now.real, sync_every);
@@ -295,7 +306,8 @@ impl<D> Log<D> {
         let value = parts.as_ref().map_or(&[][..], |parts| &parts[..]);
         let facts = Arc::clone(&open.facts);
         let mut draft = Draft::progress(facts.token, open.ended, facts.attempt, value);
-        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64)?;
+        let room = Room::Grows(0);
+        let mut state = self.begin(now.now_ms, draft.record_bytes() as u64, room)?;
         let newest = state.staging.open.get(&facts.token);
         let before = newest.map_or(0, carried_bytes);
         if saved.is_none() {
@@ -306,7 +318,7 @@ impl<D> Log<D> {
         if saved.is_some() && carry > self.maker.segment_bytes / 4 {
             return Err(Error::Full { what: "open claims take a quarter of a segment" });
         }
-        let placed = self.append(&mut state.staging, now.now_ms, &mut draft, |_, _| {})?;
+        let placed = self.append(&mut state.staging, now.now_ms, room, &mut draft, |_, _| {})?;
         state.staging.insert_open(open);
         Ok(self.staged(&mut state, deed(placed.lsn), now.real, wait))
     }
@@ -316,12 +328,13 @@ impl<D> Log<D> {
         &self,
         now_ms: u64,
         bytes: u64,
+        room: Room,
     ) -> Result<MutexGuard<'_, State<D>>> {
         let mut state = self.state.lock();
         state.staging.time_ms = state.staging.time_ms.max(now_ms);
         // The file of the next segment must not be made twice, nor blocks be zeroed again.
         while state.preparing && state.staging.may_roll(&self.maker)
-            || state.staging.waits_for_blocks(bytes)
+            || state.staging.waits_for_blocks(bytes, room)
         {
             self.prepared.wait(&mut state);
         }
@@ -336,10 +349,11 @@ impl<D> Log<D> {
         &self,
         staging: &mut Staging,
         now_ms: u64,
+        room: Room,
         draft: &mut Draft<'_>,
         finish: impl FnOnce(&mut Draft<'_>, Lsn),
     ) -> Result<Placed> {
-        let placed = staging.append(&self.maker, &self.segments, now_ms, draft, finish);
+        let placed = staging.append(&self.maker, &self.segments, now_ms, room, draft, finish);
         if staging.wants_blocks() {
             self.help(|helpers| helpers.blocks_due());
         }

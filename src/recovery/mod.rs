@@ -68,6 +68,7 @@ pub(crate) fn recover<D>(
         let what = "response_bytes_max + 8 KiB must fit into a quarter of the store's segments";
         return Err(Error::Invalid { what });
     }
+    config.check_budget(superblock.segment_bytes)?;
     let hash_key = HashKey::new(&superblock.hash_key);
     let access = match config.reads {
         Reads::Mapped => Access::ReadMapped,
@@ -86,6 +87,7 @@ pub(crate) fn recover<D>(
         store: superblock.store,
         segment_bytes: superblock.segment_bytes,
         bucket_ms: config.bucket_ms(),
+        disk_budget_bytes: config.disk_budget_bytes,
         writes: Writes::AtStaging,
     };
     let open: Vec<OpenClaim> = survey.replay.open.values().cloned().collect();

@@ -1,20 +1,22 @@
 //! The half of recovery that changes the store, each step durable before the next.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::config::{Config, Durability};
 use crate::error::{Error, Result};
 use crate::format::hint::Hints;
-use crate::format::record::{Draft, Kind, Stamp, Summary};
+use crate::format::record::{Draft, Kind, Record, SEAL_BYTES, Stamp, Summary};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::index::Index;
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::reader::{self, End};
+use crate::log::room::{Room, SPARE_BYTES, carried_bytes, ending_bytes, full_or, is_full};
 use crate::log::segments::{Segment, SegmentHints};
 use crate::log::staging::{Blocks, Maker, Placed, Prepared, Staging, Tail, Writes};
 use crate::log::writer::Log;
-use crate::log::{number_of, segment_name};
+use crate::log::{OpenClaim, number_of, segment_name, token_of};
 use crate::numbered::ByNumber;
 use crate::random;
 use crate::recovery::SUPER;
@@ -55,12 +57,15 @@ impl Survey<'_> {
             let last = self.last;
             // What was read back is durable by now, and the epochs behind it cannot say so.
             checkpoints.write(|checkpoint| checkpoint.durable_lsn = last)?;
-            self.adopt(next, now_ms)
+            self.adopt(next, now_ms)?
         } else {
             self.go_on(&maker, &mut checkpoints, next, now_ms, indexes)?
         };
         staging.durable = staging.next.before();
         staging.steps.clear();
+        if let Some(max) = config.open_claims_per_organization_max {
+            staging.bound_organizations(max);
+        }
         maker.writes = match config.durability {
             Durability::Synced => Writes::AtCommit,
             Durability::Buffered { .. } => Writes::AtStaging,
@@ -159,19 +164,13 @@ impl Survey<'_> {
     }
 
     /// Goes on in the tail as it is.
-    fn adopt(&mut self, next: Lsn, now_ms: u64) -> Staging {
+    fn adopt(&mut self, next: Lsn, now_ms: u64) -> Result<Staging> {
         let tail = self.scanned.pop().expect("an adoptable tail was scanned");
         self.report.clean = true;
-        let offset = tail.scan.offset;
-        let tail = Tail {
-            header: tail.header,
-            file: tail.file,
-            offset,
-            allocated: offset.next_multiple_of(4096),
-            summary: tail.summary,
-            hints: tail.hints,
-        };
-        self.staging(tail, next, now_ms)
+        let mut staging = self.staging(tail.into_tail(), next, now_ms);
+        staging.clean = true;
+        staging.reserve().map_err(Error::io("allocate the tail"))?;
+        Ok(staging)
     }
 
     fn staging(&self, tail: Tail, next: Lsn, now_ms: u64) -> Staging {
@@ -184,6 +183,8 @@ impl Survey<'_> {
             open: ByNumber::default(),
             record: Vec::new(),
             carry_bytes: 0,
+            ending_bytes: 0,
+            organizations: None,
             steps: Vec::new(),
             dirty: false,
             sealed: Vec::new(),
@@ -192,6 +193,7 @@ impl Survey<'_> {
             allocating: false,
             unsynced_since: None,
             promised: true,
+            clean: false,
             records: 0,
             appended_bytes: 0,
         };
@@ -208,15 +210,26 @@ impl Survey<'_> {
         now_ms: u64,
         indexes: &mut [Index],
     ) -> Result<Staging> {
-        let number = if let Some(worthless) = self.worthless_tail() {
-            let header = worthless.header;
+        let worthless = self.worthless_tail().map(|tail| tail.header);
+        let newest = self.scanned.last().map(|scanned| scanned.header.segment);
+        let number = match (worthless, newest) {
+            (Some(header), _) => header.segment,
+            (None, Some(last)) => last + 1,
+            (None, None) => self.checkpoint.oldest.max(self.checkpoint.sealed + 1),
+        };
+        let name = format!("{}.tmp", segment_name(number));
+        let draft = match maker.create(&name, number, Blocks::Few, self.kept_bytes()) {
+            Err(error) if is_full(&error) => {
+                // What it has taken is needed elsewhere.
+                self.storage.remove(&name).ok();
+                return self.stay(maker, checkpoints, next, now_ms, indexes);
+            }
+            draft => draft.map_err(Error::io("create a segment"))?,
+        };
+        if let Some(header) = worthless {
             self.scanned.pop();
             self.last = header.previous_last_lsn;
-            header.segment
-        } else {
-            let newest = self.scanned.last().map(|scanned| scanned.header.segment);
-            newest.map_or(self.checkpoint.oldest.max(self.checkpoint.sealed + 1), |last| last + 1)
-        };
+        }
         if let Some(tail) = self.scanned.last_mut()
             && tail.seal.is_none()
         {
@@ -234,16 +247,66 @@ impl Survey<'_> {
             created_ms: now_ms,
             segment_bytes: maker.segment_bytes,
         };
-        let tail = new_tail(maker, header)?;
+        let tail = publish_draft(maker, &name, draft, header)?;
         let mut staging = self.staging(tail, next, now_ms);
         staging.carry(maker)?;
         staging.tail.file.sync().map_err(Error::io("sync a new segment"))?;
         staging.dirty = false;
-        checkpoints.write(|checkpoint| {
-            (checkpoint.sealed, checkpoint.tail) = (number - 1, number);
-            checkpoint.durable_lsn = staging.last;
-            checkpoint.time_ms = checkpoint.time_ms.max(now_ms);
-        })?;
+        checkpoint_tail(checkpoints, &staging, now_ms)?;
+        Ok(staging)
+    }
+
+    /// What a new tail needs for the open claims: to carry them, and to end them.
+    fn kept_bytes(&self) -> u64 {
+        let open = self.replay.open.values();
+        let kept = open.map(|open| carried_bytes(open) + ending_bytes(open.facts.scope.len()));
+        kept.sum::<u64>() + SPARE_BYTES
+    }
+
+    /// Goes on in the newest segment, where the disk has no room for another. The claims that it
+    /// does not repeat are carried into it: a crash in the middle of a roll leaves the blocks for
+    /// that. A CLEAN as its last record lets a later epoch follow.
+    fn stay(
+        &mut self,
+        maker: &Maker,
+        checkpoints: &mut Checkpoints,
+        next_epoch: Lsn,
+        now_ms: u64,
+        indexes: &mut [Index],
+    ) -> Result<Staging> {
+        let Some(tail) = self.scanned.pop().filter(|tail| tail.seal.is_none()) else {
+            return Err(Error::Full { what: "the file system: not even the next segment fits" });
+        };
+        self.hint_scanned(indexes);
+        let mut repeated = BTreeSet::new();
+        reader::scan(&tail.bytes, tail.header.identity(), tail.header.first_lsn, |entry| {
+            if let Record::Claim(claim) = entry.record {
+                repeated.insert(token_of(&entry.header, &claim));
+            }
+        });
+        let missing = self.replay.open.values();
+        let missing = missing.filter(|open| !repeated.contains(&open.facts.token));
+        let missing: Vec<OpenClaim> = missing.cloned().collect();
+        let next = match tail.scan.last {
+            None => tail.header.first_lsn,
+            Some((_, Kind::Clean)) => next_epoch,
+            Some((last, _)) => last.next(),
+        };
+        let ends_clean = matches!(tail.scan.last, Some((_, Kind::Clean)));
+        let mut staging = self.staging(tail.into_tail(), next, now_ms);
+        staging.clean = ends_clean;
+        let bytes = missing.iter().map(carried_bytes).sum::<u64>() + SEAL_BYTES;
+        staging.allocate(bytes, Room::Ends).map_err(full_or("allocate the tail"))?;
+        staging.carry_some(maker, missing)?;
+        if !staging.clean {
+            let clean = Draft::clean(&staging.tail.summary);
+            staging.push(maker, &clean)?;
+        }
+        staging.tail.file.sync().map_err(Error::io("sync the tail"))?;
+        staging.dirty = false;
+        staging.next = staging.next.max(next_epoch);
+        checkpoint_tail(checkpoints, &staging, now_ms)?;
+        staging.reserve().map_err(Error::io("allocate the tail"))?;
         Ok(staging)
     }
 
@@ -273,27 +336,41 @@ impl Survey<'_> {
             };
             let hints = SegmentHints::Memory(Arc::new(hints));
             self.segments.insert(Segment::new(&scanned.header, hints));
-            self.segments.seal(scanned.header.segment, scanned.summary);
+            let (number, seal_offset) = (scanned.header.segment, seal.location.offset());
+            self.segments.found_sealed(number, scanned.summary, seal_offset);
             indexes.iter_mut().for_each(|index| index.hinted(scanned.header.segment));
         }
     }
 }
 
-/// A segment with a synced header, under its final name, that no crash leaves half made.
-fn new_tail(maker: &Maker, header: SegmentHeader) -> Result<Tail> {
-    let name = segment_name(header.segment);
-    let draft = format!("{name}.tmp");
-    let make = || {
-        let file = maker.storage.create(&draft, maker.segment_bytes)?;
-        let prepared = Prepared { segment: header.segment, file, allocated: 0 };
-        let prepared = prepared.with_first_blocks(Blocks::Few, maker.segment_bytes)?;
+impl Scanned {
+    /// The tail that goes on behind its last record.
+    fn into_tail(self) -> Tail {
+        Tail {
+            header: self.header,
+            file: self.file,
+            offset: self.scan.offset,
+            allocated: self.scan.offset.next_multiple_of(4096),
+            summary: self.summary,
+            hints: self.hints,
+        }
+    }
+}
+
+/// Gives a draft its synced header and its final name, so that no crash leaves it half made.
+fn publish_draft(
+    maker: &Maker,
+    draft: &str,
+    prepared: Prepared,
+    header: SegmentHeader,
+) -> Result<Tail> {
+    let publish = || {
         prepared.file.write_at(0, &header.encode())?;
         prepared.file.sync()?;
-        maker.storage.rename(&draft, &name)?;
-        maker.storage.sync_dir()?;
-        Ok(prepared)
+        maker.storage.rename(draft, &segment_name(header.segment))?;
+        maker.storage.sync_dir()
     };
-    let prepared = make().map_err(Error::io("create a segment"))?;
+    publish().map_err(Error::io("create a segment"))?;
     Ok(Tail {
         header,
         file: prepared.file,
@@ -301,6 +378,16 @@ fn new_tail(maker: &Maker, header: SegmentHeader) -> Result<Tail> {
         allocated: prepared.allocated,
         summary: Summary::default(),
         hints: Vec::new(),
+    })
+}
+
+/// Says in CHECKPOINT that this is the tail, durable to its last record.
+fn checkpoint_tail(checkpoints: &mut Checkpoints, staging: &Staging, now_ms: u64) -> Result<()> {
+    let number = staging.tail.header.segment;
+    checkpoints.write(|checkpoint| {
+        (checkpoint.sealed, checkpoint.tail) = (number - 1, number);
+        checkpoint.durable_lsn = staging.last;
+        checkpoint.time_ms = checkpoint.time_ms.max(now_ms);
     })
 }
 

@@ -114,23 +114,23 @@ impl<'a> Survey<'a> {
                 what: "the file is missing",
             })?;
             let hints = self.open_hints(&*file, &header, Kind::Seal);
-            let (hints, seal_lsn, summary, keys) = match hints.map(|hints| hints.preamble) {
-                Some(Preamble { seal_lsn, summary, entries, .. }) => {
-                    (SegmentHints::Written, seal_lsn, summary, entries)
+            let (hints, seal, summary, keys) = match hints.map(|hints| hints.preamble) {
+                Some(Preamble { seal_lsn, seal_offset, summary, entries }) => {
+                    (SegmentHints::Written, (seal_lsn, seal_offset), summary, entries)
                 }
                 None => {
                     let (hints, records) = hinted::rebuild(&*file, &header, &self.hash_key)?;
                     self.report.records_scanned += records;
-                    let (seal_lsn, summary) = (hints.seal_lsn, hints.summary);
+                    let (seal, summary) = ((hints.seal_lsn, hints.seal_offset), hints.summary);
                     let keys = hints.entries.len() as u64;
-                    (SegmentHints::Memory(Arc::new(hints)), seal_lsn, summary, keys)
+                    (SegmentHints::Memory(Arc::new(hints)), seal, summary, keys)
                 }
             };
             self.time_ms = self.time_ms.max(summary.time_ms_max);
-            self.last = seal_lsn;
+            self.last = seal.0;
             self.keys += keys;
             self.segments.insert(Segment::new(&header, hints));
-            self.segments.seal(number, summary);
+            self.segments.found_sealed(number, summary, seal.1);
         }
         tell(Progress { phase: Phase::Loading, done: total, total });
         Ok(())
@@ -163,7 +163,7 @@ impl<'a> Survey<'a> {
         let (access, binding) = (Access::ReadPositioned, header.binding());
         let hints = HintFile::open(self.storage, access, binding, header.segment_bytes).ok()?;
         let Preamble { seal_lsn, seal_offset, .. } = hints.preamble;
-        let mut bytes = vec![0; usize::try_from(record::seal_bytes()).ok()?];
+        let mut bytes = vec![0; usize::try_from(record::SEAL_BYTES).ok()?];
         file.read_at(seal_offset, &mut bytes).ok()?;
         let found = Header::decode(&bytes, header.identity(), seal_offset).ok()?;
         found.decode_body(&bytes).ok()?;
@@ -187,7 +187,7 @@ impl<'a> Survey<'a> {
         }
         let scan = Scan {
             end: End::Blank,
-            offset: seal_offset + record::seal_bytes(),
+            offset: seal_offset + record::SEAL_BYTES,
             last: Some((seal_lsn, Kind::Clean)),
             promise: seal_lsn,
         };
@@ -265,7 +265,7 @@ impl<'a> Survey<'a> {
     fn scan_once(&mut self, tell: Tell<'_>) -> Result<Verdict> {
         let mut segments = self.unsealed()?;
         let total = segments.len() as u64;
-        self.report.segments = self.segments.totals().0 + total;
+        self.report.segments = self.segments.count() + total;
         if self.adopt_closed_tail(&segments) {
             segments.clear();
         }

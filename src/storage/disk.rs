@@ -172,6 +172,11 @@ impl Storage for DiskStorage {
         }
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         open_dir(&self.dir)?.sync_all()
     }

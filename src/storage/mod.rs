@@ -76,6 +76,14 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
         Ok(false)
     }
 
+    /// Bytes that files here can still take; `u64::MAX` where there is no bound.
+    ///
+    /// # Errors
+    /// Whatever the file system answers.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     /// Makes every create, rename and remove before it durable.
     ///
     /// # Errors

@@ -48,6 +48,11 @@ impl Image {
         self.mount.join(name)
     }
 
+    /// The file that takes the room.
+    pub(crate) fn ballast(&self) -> PathBuf {
+        self.mount.join("ballast")
+    }
+
     /// A file beside it, on another file system.
     pub(crate) fn log(&self) -> PathBuf {
         self.file.with_extension("log")
@@ -82,6 +87,30 @@ impl Image {
         run("umount", &[&self.mount]);
         self.mounted = false;
         self.mount();
+    }
+
+    /// Takes all the room there is, but for so many bytes.
+    pub(crate) fn fill(&self, but: u64) {
+        let ballast = self.ballast();
+        let file = File::options().create(true).append(true).open(ballast).unwrap();
+        let mut taken = file.metadata().unwrap().len();
+        // In smaller and smaller pieces, since each may need metadata of its own.
+        for piece in [16 << 20, 1 << 20, 64 << 10, 4 << 10] {
+            let room = |taken| {
+                let flags = rustix::fs::FallocateFlags::empty();
+                self.free_bytes() >= but + piece
+                    && rustix::fs::fallocate(&file, flags, taken, piece).is_ok()
+            };
+            while room(taken) {
+                taken += piece;
+            }
+        }
+        file.sync_all().unwrap();
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.mount).unwrap();
+        stat.f_bavail * stat.f_frsize
     }
 }
 

@@ -7,6 +7,7 @@
 //! fails once more while it is open: what was shown must be there after that too.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use oncelog::{Durability, Store};
 
@@ -85,7 +86,7 @@ impl Run {
         self.image.boot();
         let allowed = match self.durability {
             Durability::Synced => Allowed::Nothing,
-            Durability::Buffered { sync_every } => Allowed::Suffix(sync_every.as_micros() as u64),
+            Durability::Buffered { sync_every } => Allowed::Suffix(micros_of(sync_every)),
         };
         let mut store = self.open()?;
         self.ledger.check_fresh(&store, allowed)?;
@@ -120,9 +121,14 @@ impl Run {
             4 => (true, 1 + self.rng.below(8)),
             _ => (false, 200 + self.rng.below(1_500)),
         };
+        // A store that may lose its last moments is to have more than those behind it.
+        let lasts = match self.durability {
+            Durability::Synced => 0,
+            Durability::Buffered { sync_every } => self.rng.below(4) * micros_of(sync_every),
+        };
         let killed = self.rng.below(2) == 0;
         let mut child = Running::start(command);
-        let (mut heard, mut cut) = (0, None);
+        let (mut heard, mut since, mut cut) = (0, None, None);
         while let Some(line) = child.line() {
             match line.split(' ').next() {
                 Some("C" | "S" | "I" | "D" | "R" | "O" | "P") => {}
@@ -132,8 +138,13 @@ impl Run {
             }
             let promise = self.ledger.hear(&line)?;
             heard += u64::from(if opening { line == "P" || promise } else { promise });
-            if heard >= wanted && cut.is_none() {
-                cut = Some(child::micros());
+            if heard == 0 {
+                continue;
+            }
+            let now = child::micros();
+            let long_enough = opening || now - *since.get_or_insert(now) >= lasts;
+            if heard >= wanted && long_enough && cut.is_none() {
+                cut = Some(now);
                 self.image.cut_power();
                 if killed {
                     child.kill();
@@ -148,4 +159,8 @@ impl Run {
         self.noticed += u64::from(!killed);
         Ok(())
     }
+}
+
+fn micros_of(time: Duration) -> u64 {
+    time.as_micros() as u64
 }

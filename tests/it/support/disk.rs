@@ -77,6 +77,16 @@ impl SimDisk {
         self.state().failing_steps.insert(step, kind);
     }
 
+    /// Bounds the bytes that files with a name may take, in whole pages; `None` lifts the bound.
+    pub(crate) fn limit(&self, bytes: Option<u64>) {
+        self.state().dir.pages_max = bytes.map(|bytes| index(bytes) / PAGE);
+    }
+
+    /// Bytes that files with a name take.
+    pub(crate) fn taken(&self) -> u64 {
+        (self.state().dir.pages_taken() * PAGE) as u64
+    }
+
     /// Makes every read that touches `range` of the file fail, as worn media do.
     pub(crate) fn fail_reads(&self, name: &str, range: Range<u64>) {
         self.state().failing_reads.push((name.to_owned(), range));
@@ -278,7 +288,10 @@ impl File for SimFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let range = offset..offset.saturating_add(bytes.len() as u64);
         let mut state = self.writable(&range)?;
-        let outcome = self.step(&mut state, "write", &range);
+        let mut outcome = self.step(&mut state, "write", &range);
+        if outcome.is_ok() && !state.dir.take_pages(self.inode, &range) {
+            outcome = Err(io::ErrorKind::StorageFull.into());
+        }
         if state.off {
             state.torn = Some(Torn { inode: self.inode, offset, bytes: bytes.to_vec() });
         } else {
@@ -291,6 +304,9 @@ impl File for SimFile {
     fn allocate(&self, range: Range<u64>) -> io::Result<()> {
         let mut state = self.writable(&range)?;
         self.step(&mut state, "allocate", &range)?;
+        if !state.dir.take_pages(self.inode, &range) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         // As the real one does: whoever allocates what was written before loses it.
         state.dir.inode(self.inode).zero(&range);
         Ok(())
@@ -299,7 +315,10 @@ impl File for SimFile {
     fn discard(&self, range: Range<u64>) -> io::Result<()> {
         let mut state = self.writable(&range)?;
         self.step(&mut state, "discard", &range)?;
-        state.dir.inode(self.inode).zero(&range);
+        let inode = state.dir.inode(self.inode);
+        inode.zero(&range);
+        let whole = range.start.div_ceil(PAGE as u64)..range.end / PAGE as u64;
+        inode.taken.retain(|page| !whole.contains(page));
         Ok(())
     }
 
@@ -373,6 +392,8 @@ struct Directory {
     /// Inodes without a name stay until a power cut, for the handles that may be open.
     inodes: BTreeMap<u64, Inode>,
     inodes_made: u64,
+    /// How many pages there are room for.
+    pages_max: Option<usize>,
 }
 
 impl Directory {
@@ -388,6 +409,25 @@ impl Directory {
         self.inodes_made += 1;
         self.inodes.insert(self.inodes_made, Inode::new(name, bytes));
         self.inodes_made
+    }
+
+    fn pages_taken(&self) -> usize {
+        self.seen.values().map(|number| self.inodes[number].taken.len()).sum()
+    }
+
+    /// Gives the inode the pages of `range` that it does not have, or says that it cannot.
+    fn take_pages(&mut self, number: u64, range: &Range<u64>) -> bool {
+        let taken = self.pages_taken();
+        let max = self.pages_max.unwrap_or(usize::MAX);
+        let inode = self.inode(number);
+        let missing: Vec<u64> = units(range.clone(), PAGE)
+            .filter(|page| !range.is_empty() && !inode.taken.contains(page))
+            .collect();
+        let fits = missing.is_empty() || taken + missing.len() <= max;
+        if fits {
+            inode.taken.extend(missing);
+        }
+        fits
     }
 
     fn change(&mut self, change: Change) {
@@ -432,8 +472,9 @@ impl Directory {
             name.clone_into(&mut inode.name);
             inodes.insert(*number, inode);
         }
-        let inodes_made = self.inodes_made;
-        Directory { seen: names.clone(), durable: names, changes: Vec::new(), inodes, inodes_made }
+        let Directory { inodes_made, pages_max, .. } = *self;
+        let (seen, durable, changes) = (names.clone(), names, Vec::new());
+        Directory { seen, durable, changes, inodes, inodes_made, pages_max }
     }
 }
 
@@ -454,6 +495,8 @@ struct Inode {
     size: Trust,
     durable: Pages,
     unsynced: BTreeMap<u64, Versions>,
+    /// The pages that have blocks.
+    taken: BTreeSet<u64>,
 }
 
 /// Where something that reads see stands towards the next power cut.
@@ -474,8 +517,8 @@ struct Versions {
 
 impl Inode {
     fn new(name: &str, bytes: u64) -> Inode {
-        let (durable, unsynced) = (Pages::default(), BTreeMap::new());
-        Inode { name: name.to_owned(), bytes, size: Trust::Dirty, durable, unsynced }
+        let (durable, unsynced, taken) = (Pages::default(), BTreeMap::new(), BTreeSet::new());
+        Inode { name: name.to_owned(), bytes, size: Trust::Dirty, durable, unsynced, taken }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) {
@@ -693,6 +736,21 @@ mod tests {
         assert_eq!(disk.read("a").unwrap()[0], 1);
         assert_eq!(sectors(&disk, 0, Survival::None)[..2], [0, 2]);
         assert_eq!(sectors(&disk.after_kill(), 0, Survival::None)[..2], [0, 2]);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_new_pages_and_takes_what_has_some() {
+        let (disk, file) = disk_with_file();
+        file.write_at(0, &[1; SECTOR]).unwrap();
+        disk.limit(Some(disk.taken()));
+        file.write_at(512, &[2; SECTOR]).unwrap();
+        let full = [file.write_at(4096, &[3]), file.allocate(4096..8192)];
+        let full = full.map(|refused| refused.unwrap_err().kind());
+        assert_eq!(full, [ErrorKind::StorageFull; 2]);
+        disk.limit(Some(8192));
+        file.allocate(4096..8192).unwrap();
+        file.discard(0..4096).unwrap();
+        assert_eq!(disk.taken(), 4096);
     }
 
     #[test]
