@@ -131,6 +131,8 @@ pub fn record_stats(stats: &crate::stats::Stats) {
         ("oncelog_store_orphans", stats.orphans as f64),
         ("oncelog_store_segments", stats.segments as f64),
         ("oncelog_store_disk_bytes", stats.disk_bytes as f64),
+        ("oncelog_store_headroom_bytes", stats.headroom_bytes as f64),
+        ("oncelog_store_reserved_bytes", stats.reserved_bytes as f64),
         ("oncelog_store_index_bytes", stats.index_bytes as f64),
         ("oncelog_store_granted", stats.granted as f64),
         ("oncelog_store_replayed", stats.replayed as f64),

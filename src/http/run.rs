@@ -14,12 +14,12 @@ use tower_service::Service;
 use crate::http::answer::{Marker, announce, refuse, respond, unknown};
 use crate::http::asked::{Asked, Decided};
 use crate::http::attempt::Attempt;
-use crate::http::backend::{Backend, BackendPermit as _};
+use crate::http::backend::{Backend, BackendError as _, BackendPermit as _, ErrorKind};
 use crate::http::body::{Ended, Pieces, Read, RequestBody, ResponseBody, collect};
 use crate::http::classify::{NoEffect, Outcome};
 use crate::http::encoding::{self, BodyKept, encode_head};
 use crate::http::held::{Held, Told};
-use crate::http::observe::{self, Running};
+use crate::http::observe::{self, End, Running};
 use crate::http::orphans::{Orphans, Testimony, Witness};
 use crate::http::policy::{Failures, Keep, Rules, is_of_the_moment};
 use crate::http::problem::{Code, Problem};
@@ -245,9 +245,10 @@ impl<B: Backend> Run<B> {
         if whole {
             parts.extend(pieces.data.iter().map(|piece| &piece[..]));
         }
-        match self.held.complete(&parts).await {
+        let told = self.held.complete(&parts).await;
+        match &told {
             Told::Superseded => return self.winner_or_unknown().await,
-            Told::Recorded(completed) => announce(rules, &completed, &mut head.headers),
+            Told::Recorded(completed) => announce(rules, completed, &mut head.headers),
             Told::NotRecorded => {}
         }
         match ended {
@@ -255,6 +256,8 @@ impl<B: Backend> Run<B> {
             Some(Ended::TooLarge) | None => {
                 Response::from_parts(head, ResponseBody::rest(pieces.data, body))
             }
+            // Nobody knows of it: it may run again, where the route lets it.
+            Some(Ended::Broken) if matches!(told, Told::NotRecorded) => refuse(rules, unknown()),
             // Nothing was sent yet, so the client need not take a part for the whole.
             Some(Ended::Broken) => {
                 let location = head.headers.get(header::LOCATION).cloned();
@@ -417,8 +420,12 @@ async fn undo<B: Backend>(asked: &Asked<B>, permit: &B::Permit) {
     } else {
         asked.backend().give_up(permit).await
     };
-    if let Err(error) = undone {
-        observe::not_recorded("undo", &error);
-        asked.backend().give_up_soon(permit);
+    match undone {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::Superseded => observe::ended(End::Superseded),
+        Err(error) => {
+            observe::not_recorded("undo", &error);
+            asked.backend().give_up_soon(permit);
+        }
     }
 }

@@ -10,7 +10,9 @@ use crate::log::staging::{Maker, Staging};
 use crate::storage::File;
 
 /// Blocks are allocated so many bytes at a time in the background.
-const PIECE_BYTES: u64 = 1024 * 1024;
+const PIECE_BYTES: u64 = 256 * 1024;
+/// The file is made ready for what comes next after so many bytes of records.
+const READY_EVERY: u64 = 128 * 1024;
 
 impl Staging {
     /// What has to fit behind the records so that one of `bytes` may be appended.
@@ -62,11 +64,16 @@ impl Staging {
         (self.tail.offset / 4).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX)
     }
 
-    /// Whether blocks are to be allocated in the background soon. Says so once.
+    /// Whether the background is to allocate blocks soon, or to make the file ready for what comes
+    /// next. Says so once.
     pub(crate) fn wants_blocks(&mut self) -> bool {
-        let wants = !self.asked_for_blocks && self.lacks_blocks(self.ahead());
-        self.asked_for_blocks |= wants;
-        wants
+        let blocks = !self.asked_for_blocks && self.lacks_blocks(self.ahead());
+        self.asked_for_blocks |= blocks;
+        let ready = self.tail.offset >= self.ready_at;
+        if ready {
+            self.ready_at = self.tail.offset + READY_EVERY;
+        }
+        blocks || ready
     }
 
     fn lacks_blocks(&self, ahead: u64) -> bool {

@@ -165,6 +165,8 @@ pub(crate) struct Staging {
     /// Blocks were asked for, and are being allocated without the lock.
     pub(crate) asked_for_blocks: bool,
     pub(crate) allocating: bool,
+    /// From this offset on the file is to be made ready again.
+    pub(crate) ready_at: u64,
     /// When the oldest record that no sync has taken up was staged, in real time.
     pub(crate) unsynced_since: Option<Duration>,
     /// The newest record is one that only promises, or there is none since the open.
@@ -404,6 +406,7 @@ impl Staging {
             hints: Vec::new(),
         };
         (self.allocating, self.asked_for_blocks, self.dirty) = (false, false, true);
+        self.ready_at = 0;
         Ok(std::mem::replace(&mut self.tail, next))
     }
 

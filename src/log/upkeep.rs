@@ -11,7 +11,7 @@ use crate::format::record;
 use crate::log::commit::PoisonOnUnwind;
 use crate::log::room::Room;
 use crate::log::segments::SegmentHints;
-use crate::log::staging::{Blocks, Placed, Sealed, Staging};
+use crate::log::staging::{Blocks, Placed, Sealed, Staging, Writes};
 use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
 use crate::storage::{Access, Storage};
@@ -159,7 +159,10 @@ impl<D> Log<D> {
     /// Gives the tail blocks and the next segment its file, before a caller would have to. What
     /// fails is tried again by whoever needs it.
     pub(crate) fn prepare(&self) {
-        while self.allocate_ahead() {}
+        self.make_ready();
+        while self.allocate_ahead() {
+            self.make_ready();
+        }
         self.prepare_segment();
     }
 
@@ -198,6 +201,17 @@ impl<D> Log<D> {
         }
         let file = self.maker.storage.open(&segment_name(sealed.segment), Access::Write)?;
         file.discard(unused)
+    }
+
+    /// Lets the file of the tail get ready for what is appended next.
+    fn make_ready(&self) {
+        let (file, offset) = {
+            let tail = &self.state.lock().staging.tail;
+            (Arc::clone(&tail.file), tail.offset)
+        };
+        if self.maker.writes == Writes::AtStaging {
+            file.ready(offset);
+        }
     }
 
     /// Allocates a piece; `false` where there is none to be had.

@@ -191,6 +191,7 @@ impl Survey<'_> {
             prepared: None,
             asked_for_blocks: false,
             allocating: false,
+            ready_at: 0,
             unsynced_since: None,
             promised: true,
             clean: false,

@@ -1,7 +1,6 @@
 //! The production storage: a real directory. The only home of `std::fs`, maps and their `unsafe`.
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -23,6 +22,14 @@ const EXT4_MAGIC: i64 = 0xef53;
 const PAGE: u64 = 4096;
 const FILL_MAPPED: u64 = 256 * 1024;
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+
+/// Windows are small, and there are two: each page that is mapped and dirty when the file is synced
+/// costs an interrupt of every other core.
+const WINDOW: u64 = 512 * 1024;
+/// The second begins so much before the first ends: what is written lies in one of them whole.
+const OVERLAP: u64 = 16 * 1024;
+/// One that a write has to open itself, where none was ready.
+const WINDOW_AT_ONCE: u64 = 32 * 1024;
 
 /// The file that a lock is on. It may be in a directory that is no store.
 pub(crate) const LOCK: &str = "LOCK";
@@ -85,7 +92,7 @@ impl DiskStorage {
     }
 
     fn file(&self, file: fs::File) -> Arc<dyn File> {
-        Arc::new(DiskFile { file, appends: self.appends, windows: Mutex::default() })
+        Arc::new(DiskFile { file, appends: self.appends, ahead: Mutex::default() })
     }
 
     fn options(access: Access) -> OpenOptions {
@@ -199,32 +206,67 @@ impl Drop for Locked {
 struct DiskFile {
     file: fs::File,
     appends: Appends,
-    // LOCK: windows (a leaf)
-    windows: Mutex<Windows>,
+    // LOCK: window (a leaf)
+    ahead: Mutex<Ahead>,
 }
 
-/// The windows of a file, oldest first.
+/// What was allocated ahead of the records, and the windows through which they get there.
 #[derive(Debug, Default)]
-struct Windows {
-    open: VecDeque<Window>,
-    /// The end of what was written through them, which only grows.
-    written: u64,
+struct Ahead {
+    /// Here zeros were written, so that every page has a block.
+    filled: Range<u64>,
+    /// The one in use, and the one behind it.
+    windows: [Option<Window>; 2],
+    /// Those that the writes have passed: to unmap one interrupts every other core, which is not
+    /// for whoever writes to wait for.
+    passed: Vec<Window>,
+    /// The system cannot map it, or not make its pages present.
+    unmappable: bool,
 }
 
-impl Windows {
-    /// Copies `bytes` into the window where they belong; `false` where there is none.
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> bool {
-        let written = self.open.iter().any(|window| window.write(offset, bytes));
-        if written {
-            self.written = self.written.max(offset + bytes.len() as u64);
+impl Ahead {
+    fn fill(&mut self, range: Range<u64>) {
+        if self.filled.end == range.start && !self.filled.is_empty() {
+            self.filled.end = range.end;
+        } else {
+            self.filled = range;
         }
-        written
     }
 
-    /// Takes out what lies behind the records: a sync would write-protect it page by page.
-    fn take_passed(&mut self) -> Vec<Window> {
-        let passed = self.open.iter().take_while(|window| window.range.end <= self.written).count();
-        self.open.drain(..passed).collect()
+    /// Copies `bytes` through a window; `false` where there can be none.
+    fn write(&mut self, file: &fs::File, offset: u64, bytes: &[u8]) -> bool {
+        let end = offset + bytes.len() as u64;
+        if self.unmappable || offset < self.filled.start || end > self.filled.end {
+            return false;
+        }
+        if self.windows[0].as_ref().is_some_and(|window| window.write(offset, bytes)) {
+            return true;
+        }
+        self.passed.extend(self.windows[0].take());
+        self.windows.swap(0, 1);
+        if self.windows[0].as_ref().is_some_and(|window| window.write(offset, bytes)) {
+            return true;
+        }
+        let start = offset & !(PAGE - 1);
+        let window =
+            Window::open(file, &(start..(start + WINDOW_AT_ONCE).max(end).min(self.filled.end)));
+        self.unmappable = window.is_err();
+        self.windows = [window.ok(), None];
+        self.windows[0].as_ref().is_some_and(|window| window.write(offset, bytes))
+    }
+
+    /// Where a window is to be opened ahead of the writes, which have come to `offset`.
+    fn next(&self, offset: u64) -> Option<Range<u64>> {
+        let start = match &self.windows {
+            _ if self.unmappable => return None,
+            [_, Some(next)] if next.range.end > offset => return None,
+            [Some(window), _] if window.range.contains(&offset) => {
+                window.range.end.saturating_sub(OVERLAP) & !(PAGE - 1)
+            }
+            _ => offset & !(PAGE - 1),
+        };
+        let range = start.max(self.filled.start)..(start + WINDOW).min(self.filled.end);
+        (!range.is_empty()).then_some(range)
     }
 }
 
@@ -275,7 +317,7 @@ impl File for DiskFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if self.appends == Appends::Mapped && self.windows.lock().write(offset, bytes) {
+        if self.appends == Appends::Mapped && self.ahead.lock().write(&self.file, offset, bytes) {
             return Ok(());
         }
         self.file.write_all_at(bytes, offset)
@@ -291,18 +333,25 @@ impl File for DiskFile {
             self.file.write_all_at(zeros, at)?;
             at += len;
         }
-        // Where there is no map, or its pages cannot be made present, records are written.
-        if self.appends == Appends::Mapped
-            && let Ok(window) = Window::open(&self.file, &range)
-        {
-            let passed = {
-                let mut windows = self.windows.lock();
-                windows.open.push_back(window);
-                windows.take_passed()
-            };
-            drop(passed);
+        if self.appends == Appends::Mapped {
+            self.ahead.lock().fill(range);
         }
         Ok(())
+    }
+
+    fn ready(&self, offset: u64) {
+        if self.appends != Appends::Mapped {
+            return;
+        }
+        // Without the lock, which whoever writes would wait for.
+        let (range, passed) = {
+            let mut ahead = self.ahead.lock();
+            (ahead.next(offset), std::mem::take(&mut ahead.passed))
+        };
+        drop(passed);
+        let Some(Ok(window)) = range.map(|range| Window::open(&self.file, &range)) else { return };
+        let replaced = self.ahead.lock().windows[1].replace(window);
+        drop(replaced);
     }
 
     fn discard(&self, range: Range<u64>) -> io::Result<()> {

@@ -119,6 +119,12 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
     /// `StorageFull` where there is no room; what was written before is unharmed.
     fn allocate(&self, range: Range<u64>) -> io::Result<()>;
 
+    /// Gets ready for writes from `offset` on, within what was allocated, so that the next of them
+    /// need no system call. Best effort.
+    fn ready(&self, offset: u64) {
+        let _ = offset;
+    }
+
     /// Gives the blocks of `range` back; it reads as zeros afterwards. Best effort.
     ///
     /// # Errors
