@@ -1,7 +1,7 @@
 //! Which segments are past, and so may be unlinked. Errs late: a segment whose expiry is in doubt
 //! is kept.
 
-use crate::format::record::Summary;
+use crate::format::summary::Summary;
 
 /// What [`Store::expire`](crate::Store::expire) dropped.
 #[non_exhaustive]

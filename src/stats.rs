@@ -1,6 +1,9 @@
 //! What a store counts, and the snapshot that it shows.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use crate::clock;
 
 /// A snapshot of a store, from [`Store::stats`](crate::Store::stats). Counters count since the
 /// store was opened.
@@ -49,6 +52,14 @@ pub struct Stats {
     pub orphaned_failed: u64,
     /// Orphans that nobody resolved for a whole ttl.
     pub orphans_expired: u64,
+    /// Orphans that were taken over by a further attempt.
+    pub orphans_taken_over: u64,
+    /// Orphans that somebody else than their permit completed. Their records say so.
+    pub orphans_resolved: u64,
+    /// Orphans that somebody else than their permit released. Their records say so.
+    pub orphans_released: u64,
+    /// When the last of those two happened, by the store's time.
+    pub orphan_ended_last: Option<SystemTime>,
     /// Whether a jump of the wall clock is held back, so that nothing expires early.
     pub clock_held: bool,
     /// Segments that are kept because a response in them has no expiry: an alarm.
@@ -70,6 +81,10 @@ impl Counter {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
+    pub(crate) fn raise(&self, to: u64) {
+        self.0.fetch_max(to, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -88,6 +103,31 @@ pub(crate) struct Counters {
     pub(crate) orphaned_lease_lapsed: Counter,
     pub(crate) orphaned_failed: Counter,
     pub(crate) orphans_expired: Counter,
+    pub(crate) orphans_taken_over: Counter,
+    pub(crate) orphans_resolved: Counter,
+    pub(crate) orphans_released: Counter,
+    /// When an orphan was last resolved or released, in ms; 0 for never.
+    pub(crate) orphan_ended_ms: Counter,
+}
+
+impl Counters {
+    pub(crate) fn read_into(&self, stats: &mut Stats) {
+        stats.granted = self.granted.get();
+        stats.replayed = self.replayed.get();
+        stats.conflicts = self.conflicts.get();
+        stats.waits = self.waits.get();
+        stats.refused = self.refused.get();
+        stats.orphaned_crash = self.orphaned_crash.get();
+        stats.orphaned_dropped = self.orphaned_dropped.get();
+        stats.orphaned_lease_lapsed = self.orphaned_lease_lapsed.get();
+        stats.orphaned_failed = self.orphaned_failed.get();
+        stats.orphans_expired = self.orphans_expired.get();
+        stats.orphans_taken_over = self.orphans_taken_over.get();
+        stats.orphans_resolved = self.orphans_resolved.get();
+        stats.orphans_released = self.orphans_released.get();
+        let ended_ms = self.orphan_ended_ms.get();
+        stats.orphan_ended_last = (ended_ms > 0).then(|| clock::from_ms(ended_ms));
+    }
 }
 
 /// What opening a store found and did, from [`Store::recovery`](crate::Store::recovery).

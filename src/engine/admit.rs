@@ -329,6 +329,7 @@ impl Engine {
             }
         })?;
         self.counters.granted.add(1);
+        self.counters.orphans_taken_over.add(u64::from(previous.is_some()));
         let entry = Entry {
             open: open.clone(),
             state: State::Staged,

@@ -93,14 +93,18 @@ impl Engine {
         };
         let mut shard = self.shard(hash).lock();
         let entry = self.endable(shard.inflight.current(hash, facts.token), by, now)?;
-        let staged = match self.stage_complete(hash, facts, &stored, parts, ticket, now) {
+        let staged = match self.stage_complete(hash, facts, by, &stored, parts, ticket, now) {
             Err(Error::Full { .. }) if body == Body::Whole => {
                 (stored.body, stored.bytes) = (Body::NoRoom, Stored::join(&[]));
-                self.stage_complete(hash, facts, &stored, &[], ticket, now).map_err(no_room)?
+                self.stage_complete(hash, facts, by, &stored, &[], ticket, now).map_err(no_room)?
             }
             staged => staged.map_err(no_room)?,
         };
         entry.state = State::Ending;
+        if by == By::Orphan {
+            self.counters.orphans_resolved.add(1);
+            self.counters.orphan_ended_ms.raise(now.now_ms);
+        }
         Ok(Finishing { staged, value: stored })
     }
 
@@ -108,6 +112,7 @@ impl Engine {
         &self,
         hash: u64,
         facts: &Facts,
+        by: By,
         stored: &Stored,
         parts: &[&[u8]],
         ticket: Option<&Arc<Ticket>>,
@@ -122,6 +127,7 @@ impl Engine {
             fingerprint: facts.fingerprint,
             scope: &facts.scope,
             body: stored.body,
+            resolved: by == By::Orphan,
             response: &[],
         };
         let (token, staged_at) = (facts.token, now.monotonic);
@@ -152,9 +158,14 @@ impl Engine {
         let (deed_ticket, staged_at) = (ticket.cloned(), now.monotonic);
         let deed = Deed { hash, token, act: Act::Release, ticket: deed_ticket, staged_at };
         let wait = wait_of(ticket);
-        let staged = self.log.stage_release(facts, Freed::NoEffect, now, wait, deed);
+        let freed = if by == By::Orphan { Freed::Resolved } else { Freed::NoEffect };
+        let staged = self.log.stage_release(facts, freed, now, wait, deed);
         let staged = staged.map_err(no_room)?;
         entry.state = State::Ending;
+        if by == By::Orphan {
+            self.counters.orphans_released.add(1);
+            self.counters.orphan_ended_ms.raise(now.now_ms);
+        }
         Ok(Finishing { staged, value: () })
     }
 

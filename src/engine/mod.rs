@@ -473,17 +473,7 @@ impl Engine {
         let unexpiring = sealed.iter().filter(|(_, s)| s.completes > 0 && s.expires_ms_max == 0);
         stats.segments_without_expiry = unexpiring.count() as u64;
         stats.clock_held = now.is_held();
-        let counters = &self.counters;
-        stats.granted = counters.granted.get();
-        stats.replayed = counters.replayed.get();
-        stats.conflicts = counters.conflicts.get();
-        stats.waits = counters.waits.get();
-        stats.refused = counters.refused.get();
-        stats.orphaned_crash = counters.orphaned_crash.get();
-        stats.orphaned_dropped = counters.orphaned_dropped.get();
-        stats.orphaned_lease_lapsed = counters.orphaned_lease_lapsed.get();
-        stats.orphaned_failed = counters.orphaned_failed.get();
-        stats.orphans_expired = counters.orphans_expired.get();
+        self.counters.read_into(&mut stats);
         stats
     }
 }

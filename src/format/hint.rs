@@ -12,7 +12,8 @@
 //! entry: u64 hash | u32 granule | u32 kind
 //! ```
 
-use crate::format::record::{self, Kind, Summary};
+use crate::format::record::Kind;
+use crate::format::summary::{self, Summary};
 use crate::format::{DecodeError, FORMAT_VERSION, Fields, Put, checksum};
 use crate::location::Lsn;
 
@@ -87,7 +88,7 @@ impl Preamble {
         }
         let (seal_lsn, seal_offset) = (Lsn(fields.u64()?), fields.u64()?);
         let entries = fields.u64()?;
-        let summary = record::summary(&mut fields)?;
+        let summary = summary::read(&mut fields)?;
         let preamble = Preamble { seal_lsn, seal_offset, summary, entries };
         let blocks = preamble.blocks().checked_add(1);
         if blocks.and_then(|blocks| blocks.checked_mul(BLOCK_BYTES as u64)) != Some(file_bytes) {
@@ -140,7 +141,7 @@ impl Hints {
         let mut fields = Put::new(&mut header[16..]);
         fields.bytes(&binding.store).u64(binding.segment).u64(binding.salt);
         fields.u64(self.seal_lsn.0).u64(self.seal_offset).u64(self.entries.len() as u64);
-        record::put_summary(&mut fields, &self.summary);
+        summary::put(&mut fields, &self.summary);
         let sum = checksum(0, &header[16..FIELDS_BYTES]);
         Put::new(&mut header).u64(MAGIC).u32(FORMAT_VERSION).u32(sum);
         let mut file = header.to_vec();

@@ -3,6 +3,8 @@
 //! All numbers are little-endian. DESIGN.md ("On-disk format") is the normative text; golden bytes
 //! and a stored fixture pin it.
 
+pub mod summary;
+
 pub mod record;
 
 pub mod checkpoint;

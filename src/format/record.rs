@@ -16,6 +16,7 @@
 //! The body checksum needs no place, so that callers compute it before they take a lock; the
 //! header's covers it, which ties the body to its place too.
 
+use crate::format::summary::{self, SUMMARY_BYTES, Summary};
 use crate::format::{DecodeError, Fields, Put, checksum};
 use crate::location::{Location, Lsn};
 use crate::scope::{ENCODED_BYTES_MAX, Fingerprint, OperationId, Token};
@@ -36,6 +37,8 @@ pub(crate) const CHECKPOINT_BYTES_MAX: usize = 64 * 1024;
 const FLAG_CARRIED: u8 = 1;
 /// A COMPLETE without its response, and why: 2 bits.
 const KEPT_MASK: u8 = 3;
+/// A COMPLETE by whoever found the orphan.
+const FLAG_RESOLVED: u8 = 4;
 
 macro_rules! byte_enum {
     (
@@ -96,10 +99,12 @@ byte_enum! {
 byte_enum! {
     /// Why a claim was released.
     Freed {
-        /// Its holder, or whoever resolved it, says that nothing happened.
+        /// Its holder says that nothing happened.
         NoEffect = 0,
         /// It was an orphan for a whole ttl.
         Expired = 1,
+        /// Whoever found the orphan says that nothing happened.
+        Resolved = 2,
     }
 }
 
@@ -182,29 +187,10 @@ pub struct Complete<'a> {
     pub scope: &'a [u8],
     /// Whether the response was kept.
     pub body: Body,
+    /// Whoever found the orphan completed it, not its permit.
+    pub resolved: bool,
     /// The response.
     pub response: &'a [u8],
-}
-
-/// What is in a segment, told by its SEAL and, so far, by a CLEAN.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Records, the SEAL not counted.
-    pub records: u32,
-    /// COMPLETE records.
-    pub completes: u32,
-    /// FORGET records.
-    pub forgets: u32,
-    /// The LSN of the first record, as a number.
-    pub first_lsn: u64,
-    /// The LSN of the last record before this one, as a number.
-    pub last_lsn: u64,
-    /// The lowest time of a record, in ms.
-    pub time_ms_min: u64,
-    /// The highest time of a record, in ms.
-    pub time_ms_max: u64,
-    /// The highest `expires_ms` of its COMPLETEs; 0 where there is none.
-    pub expires_ms_max: u64,
 }
 
 impl Summary {
@@ -380,8 +366,8 @@ impl Header {
                 offset: fields.u64()?,
             }),
             Kind::Erased => Ok(Record::Erased),
-            Kind::Seal => summary(&mut fields).map(Record::Seal),
-            Kind::Clean => summary(&mut fields).map(Record::Clean),
+            Kind::Seal => summary::read(&mut fields).map(Record::Seal),
+            Kind::Clean => summary::read(&mut fields).map(Record::Clean),
             Kind::Promise => Ok(Record::Promise),
         }
     }
@@ -423,6 +409,7 @@ impl Header {
             fingerprint: Fingerprint::from_bytes(fields.array()?),
             scope: fields.bytes(usize::from(self.scope_bytes))?,
             body: Body::from_byte(self.flags & KEPT_MASK).expect("two bits have four values"),
+            resolved: self.flags & FLAG_RESOLVED != 0,
             response: fields.bytes(self.value_bytes as usize)?,
         })
     }
@@ -438,7 +425,6 @@ const fn padded(body_bytes: usize) -> usize {
     (HEADER_BYTES + body_bytes).next_multiple_of(ALIGN)
 }
 
-const SUMMARY_BYTES: usize = 46;
 const CARRIED_BYTES: usize = 23;
 
 fn fixed_bytes(kind: Kind, flags: u8) -> usize {
@@ -476,19 +462,6 @@ fn token(fields: &mut Fields<'_>) -> Result<Token, DecodeError> {
 
 fn ended(fields: &mut Fields<'_>) -> Result<Ended, DecodeError> {
     Ended::from_byte(fields.u8()?).ok_or(DecodeError::Damaged("an unknown end of an attempt"))
-}
-
-pub(super) fn summary(fields: &mut Fields<'_>) -> Result<Summary, DecodeError> {
-    Ok(Summary {
-        records: fields.u32()?,
-        completes: fields.u32()?,
-        forgets: fields.u32()?,
-        first_lsn: fields.u64()?,
-        last_lsn: fields.u64()?,
-        time_ms_min: fields.u48()?,
-        time_ms_max: fields.u48()?,
-        expires_ms_max: fields.u48()?,
-    })
 }
 
 /// What a record is given when it is staged, under the lock of the log.
@@ -603,7 +576,9 @@ impl<'a> Draft<'a> {
         attempt: u16,
         value: &'a [&'a [u8]],
     ) -> Draft<'a> {
-        let draft = Draft::new(Kind::Complete, complete.body as u8, attempt, |fields| {
+        let resolved = if complete.resolved { FLAG_RESOLVED } else { 0 };
+        let flags = complete.body as u8 | resolved;
+        let draft = Draft::new(Kind::Complete, flags, attempt, |fields| {
             fields.u64(complete.token.get()).u48(complete.expires_ms).u32(complete.ran_ms);
             fields.bytes(&complete.operation.to_bytes()).bytes(&complete.fingerprint.to_bytes());
         });
@@ -630,11 +605,11 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn seal(summary: &Summary) -> Draft<'a> {
-        Draft::new(Kind::Seal, 0, 0, |fields| put_summary(fields, summary)).with(&[], &[])
+        Draft::new(Kind::Seal, 0, 0, |fields| summary::put(fields, summary)).with(&[], &[])
     }
 
     pub(crate) fn clean(summary: &Summary) -> Draft<'a> {
-        Draft::new(Kind::Clean, 0, 0, |fields| put_summary(fields, summary)).with(&[], &[])
+        Draft::new(Kind::Clean, 0, 0, |fields| summary::put(fields, summary)).with(&[], &[])
     }
 
     pub(crate) fn promise() -> Draft<'a> {
@@ -680,10 +655,4 @@ impl<'a> Draft<'a> {
         self.value.iter().for_each(|part| out.extend_from_slice(part));
         out.resize(end, 0);
     }
-}
-
-pub(super) fn put_summary(fields: &mut Put<'_>, summary: &Summary) {
-    fields.u32(summary.records).u32(summary.completes).u32(summary.forgets);
-    fields.u64(summary.first_lsn).u64(summary.last_lsn);
-    fields.u48(summary.time_ms_min).u48(summary.time_ms_max).u48(summary.expires_ms_max);
 }

@@ -4,9 +4,10 @@
 use crate::format::checkpoint::{self, Checkpoint};
 use crate::format::hint::{Binding, Hint, Hints};
 use crate::format::record::{
-    Body, Carried, Claim, Complete, Draft, Ended, Freed, Header, Identity, Record, Stamp, Summary,
+    Body, Carried, Claim, Complete, Draft, Ended, Freed, Header, Identity, Record, Stamp,
 };
 use crate::format::segment::SegmentHeader;
+use crate::format::summary::Summary;
 use crate::format::superblock::{self, Superblock};
 use crate::format::{DecodeError, Put};
 use crate::location::Lsn;
@@ -73,6 +74,7 @@ fn complete<'a>(scope: &'a [u8], response: &'a [u8]) -> Complete<'a> {
         operation: operation(),
         fingerprint: fingerprint(),
         scope,
+        resolved: false,
         body: Body::Whole,
         response,
     }
@@ -185,6 +187,22 @@ fn every_kind_of_record_has_its_golden_bytes() {
 }
 
 #[test]
+fn who_ended_an_orphan_is_in_the_record() {
+    let scope = SCOPE.encode();
+    for body in [Body::Whole, Body::Omitted, Body::TooLarge, Body::NoRoom] {
+        let by = |resolved| Complete { body, resolved, ..complete(&scope, b"") };
+        for resolved in [false, true] {
+            let written = write(&Draft::complete(&by(resolved), 1, &[]));
+            assert_eq!(read(&written).unwrap().1, Record::Complete(by(resolved)));
+        }
+    }
+    for freed in [Freed::NoEffect, Freed::Expired, Freed::Resolved] {
+        let written = write(&Draft::release(token(), freed, 1));
+        assert_eq!(read(&written).unwrap().1, Record::Release { token: token(), freed });
+    }
+}
+
+#[test]
 fn every_record_decodes_to_what_was_encoded() {
     let scope = SCOPE.encode();
     let expected = [
@@ -293,7 +311,7 @@ fn sound_checksums_do_not_make_impossible_fields_sound() {
         ("a scope beyond the buffer", by_hand(9, 4102, 0, &[])),
         ("a value beyond the buffer", by_hand(3, 0, (1 << 24) - 1, &[])),
         ("an unknown end", by_hand(2, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0, 5, 0])),
-        ("an unknown reason", by_hand(4, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0, 2])),
+        ("an unknown reason", by_hand(4, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0, 3])),
     ];
     for (name, bytes) in cases {
         assert!(matches!(read(&bytes), Err(DecodeError::Damaged(_))), "{name}");

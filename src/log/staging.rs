@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::format::hint::{Hint, Hints};
-use crate::format::record::{Draft, Kind, Stamp, Summary};
+use crate::format::record::{Draft, Kind, Stamp};
 use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::format::summary::Summary;
 use crate::location::{Location, Lsn};
 use crate::log::organizations::Organizations;
 use crate::log::room::{

@@ -7,8 +7,9 @@
 use std::io;
 
 use crate::format::hint::Hint;
-use crate::format::record::{HEADER_BYTES, Header, Record, Summary};
+use crate::format::record::{HEADER_BYTES, Header, Record};
 use crate::format::segment::{DATA_START, SegmentHeader};
+use crate::format::summary::Summary;
 use crate::location::Lsn;
 use crate::log::hinted::{self, granule};
 use crate::log::reader;

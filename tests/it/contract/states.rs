@@ -6,7 +6,7 @@ use oncelog::{Background, Claim, ConflictState, Error, OrphanCause, OrphanPolicy
 
 use crate::contract::support::{
     GateDisk, LEASE, MS, World, block_on, body, claim, conflict, granted, in_progress, kind,
-    orphaned, other_body, replay, run, scope,
+    orphaned, other_body, replay, run, scope, start,
 };
 
 /// A permit whose lease has just lapsed.
@@ -438,4 +438,24 @@ fn under_the_rerun_policy_a_claim_of_an_orphan_takes_it_over() {
     assert!(matches!(first.complete(b""), Err(Error::Closed)));
     second.complete(b"done").unwrap();
     assert_eq!(claim(&store, "k").kind(), "replay");
+}
+
+#[test]
+fn who_ended_an_orphan_and_when_is_in_the_stats() {
+    let world = World::new();
+    let store = world.open();
+    assert_eq!(store.stats().orphan_ended_last, None);
+    for key in ["taken over", "resolved", "released"] {
+        drop(granted(claim(&store, key)));
+    }
+    let orphan = orphaned(claim(&store, "taken over"));
+    granted(orphan.take_over().unwrap()).complete(b"created").unwrap();
+    assert_eq!(store.stats().orphan_ended_last, None);
+    world.clock.advance(MS);
+    orphaned(claim(&store, "resolved")).resolve(b"found").unwrap();
+    world.clock.advance(MS);
+    orphaned(claim(&store, "released")).release().unwrap();
+    let stats = store.stats();
+    let counts = [stats.orphans_taken_over, stats.orphans_resolved, stats.orphans_released];
+    assert_eq!((counts, stats.orphan_ended_last), ([1; 3], Some(start() + 2 * MS)));
 }
