@@ -30,7 +30,7 @@ echo
 echo "Shares of the samples of the process, \`perf record -e cpu-clock\`, $seconds s of each bench; making"
 echo "keys and responses is in them, and filling the store where a bench does that. A thread is named"
 echo "after what it does: \`oncelog-blocks\` writes zeros ahead, \`oncelog-commit\` syncs,"
-echo "\`oncelog-upkeep\` grows the index and writes hint files; any other is a caller."
+echo "\`oncelog-upkeep\` grows the index and writes hint files; a caller is what calls the store."
 while IFS='|' read -r bench filter title; do
     echo "profiling: $title" >&2
     perf record -q -e cpu-clock -F 1999 -o "$scratch/data" -- \
@@ -41,7 +41,7 @@ while IFS='|' read -r bench filter title; do
     [ "$(grep -c '%' "$scratch/report")" -gt 5 ] || { echo "no samples of: $title" >&2; exit 1; }
     printf '\n## %s\n\n| share | thread | symbol |\n|---:|---|---|\n' "$title"
     awk -v most="$symbols" '/^ +[0-9.]+%/ && shown < most {
-        share = $1; thread = $2; where = $3; $1 = $2 = $3 = ""; sub(/^ +/, "");
+        share = $1; thread = $2 ~ /^oncelog/ ? $2 : "caller"; where = $3; $1 = $2 = $3 = ""; sub(/^ +/, "");
         sub(/ +- +-.*$/, ""); gsub(/\|/, "\\|");
         printf "| %s | `%s` | `%s`%s |\n", share, thread, $0, where == "[k]" ? ", kernel" : "";
         shown++
