@@ -74,6 +74,7 @@ mod store;
 mod sync;
 mod time;
 mod verify;
+mod warning;
 mod worker;
 
 /// The examples of the README compile.
@@ -95,3 +96,4 @@ pub use scope::{Fingerprint, OperationId, Scope, Token};
 pub use stats::{Recovery, Stats};
 pub use store::{Options, Store};
 pub use verify::{Damage, Verification};
+pub use warning::Warning;

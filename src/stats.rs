@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::clock;
+use crate::warning::Warning;
 
 /// A snapshot of a store, from [`Store::stats`](crate::Store::stats). Counters count since the
 /// store was opened.
@@ -158,4 +159,6 @@ pub struct Recovery {
     pub orphans: u64,
     /// Records whose erasure a crash had interrupted.
     pub erasures_finished: u64,
+    /// What stands in the way of the store's promises here, such as a file system in memory.
+    pub warnings: Vec<Warning>,
 }

@@ -74,6 +74,7 @@ pub(crate) fn recover<D>(
         Reads::Mapped => Access::ReadMapped,
         Reads::Positioned => Access::ReadPositioned,
     };
+    let warnings = storage.warnings().map_err(Error::io("look at the file system"))?;
     let checkpoint = *checkpoints.current();
     let segments = Segments::new(Arc::clone(&storage), access, checkpoint.oldest);
     let mut survey = Survey::new(&*storage, superblock, checkpoint, hash_key.clone(), segments);
@@ -95,6 +96,7 @@ pub(crate) fn recover<D>(
     let mended: usize = survey.mended.values().map(Vec::len).sum();
     let (log, mut report) = survey.settle(maker, checkpoints, config, &time, &mut indexes)?;
     report.erasures_finished = log.finish_erasures(&forgotten)? + mended as u64;
+    report.warnings = warnings;
     Ok(Some(Recovered { log, hash_key, time, indexes, open, report }))
 }
 

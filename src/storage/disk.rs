@@ -4,14 +4,15 @@ use std::any::Any;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 
-use crate::storage::{Access, File, Storage};
+use crate::storage::{Access, File, Storage, media};
 use crate::sync::Mutex;
+use crate::warning::Warning;
 
 /// ext2, ext3 and ext4 have one magic number; none of them copies on write.
 const EXT4_MAGIC: i64 = 0xef53;
@@ -177,6 +178,15 @@ impl Storage for DiskStorage {
                 _ => Err(error),
             },
         }
+    }
+
+    fn warnings(&self) -> io::Result<Vec<Warning>> {
+        let mut warnings = media::warnings(rustix::fs::statfs(&self.dir)?.f_type);
+        let mode = fs::metadata(&self.dir)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            warnings.push(Warning::OpenToOthers { mode });
+        }
+        Ok(warnings)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

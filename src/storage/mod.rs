@@ -5,6 +5,8 @@
 //! survive in order, or that a created, renamed or removed name is durable before
 //! [`Storage::sync_dir`].
 
+pub(crate) mod media;
+
 pub(crate) mod disk;
 
 use std::any::Any;
@@ -13,6 +15,8 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+use crate::warning::Warning;
 
 /// How a file will be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,15 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` where somebody, in this process or another, holds it.
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>>;
+
+    /// What stands in the way of the promises of a store here: the kind of file system, rights of
+    /// others.
+    ///
+    /// # Errors
+    /// Whatever the directory answers.
+    fn warnings(&self) -> io::Result<Vec<Warning>> {
+        Ok(Vec::new())
+    }
 
     /// The names of all files, in no order.
     ///

@@ -22,7 +22,7 @@ const LAYERS: &[(Peers, &[&str])] = &[
         InOrder,
         &["error", "scope", "location", "sync", "random", "numbered", "parallel", "clock", "time"],
     ),
-    (InOrder, &["stats", "config"]),
+    (InOrder, &["warning", "stats", "config"]),
     (Apart, &["format", "storage", "index"]),
     (Apart, &["log"]),
     // A backup is checked by a recovery that changes nothing, and by a verification.

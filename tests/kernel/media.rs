@@ -1,0 +1,52 @@
+//! File systems that cannot keep the promises of a store are named when it opens.
+
+use std::path::Path;
+
+use oncelog::{Store, Warning};
+
+use crate::image::{FileSystem, IMAGE_BYTES_MIN, Image, run, scratch};
+
+/// A mount that is undone when this is dropped.
+struct Mount<'a>(&'a Path);
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        run("umount", &[self.0]);
+    }
+}
+
+fn warnings(dir: &Path) -> Vec<Warning> {
+    let store = Store::options().segment_bytes(64 * 1024).open(dir).unwrap();
+    let warnings = store.recovery().warnings.clone();
+    store.close().unwrap();
+    warnings
+}
+
+#[test]
+fn a_store_in_memory_or_on_a_layer_is_warned_of_and_one_on_a_disk_is_not() {
+    let scratch = scratch();
+    let path = |name: &str| {
+        let path = scratch.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let (memory, merged) = (path("memory"), path("merged"));
+    run("mount -t tmpfs tmpfs", &[&memory]);
+    let memory = Mount(&memory);
+    let volatile = Warning::Volatile { file_system: "tmpfs" };
+    assert_eq!(warnings(&memory.0.join("store")), [volatile]);
+    for kind in [FileSystem::Ext4, FileSystem::Xfs] {
+        let image = Image::new(kind, IMAGE_BYTES_MIN);
+        assert_eq!(warnings(&image.dir("store")), [], "{kind:?}");
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| {
+            let dir = image.dir(name);
+            std::fs::create_dir(&dir).unwrap();
+            dir.display().to_string()
+        });
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        run(&format!("mount -t overlay overlay -o {options}"), &[&merged]);
+        let merged = Mount(&merged);
+        let layered = Warning::Layered { file_system: "overlay" };
+        assert_eq!(warnings(&merged.0.join("store")), [layered], "{kind:?}");
+    }
+}
