@@ -56,6 +56,8 @@ pub(in crate::recovery) struct Scanned {
 /// What was found.
 pub(in crate::recovery) struct Survey<'a> {
     pub(in crate::recovery) storage: &'a dyn Storage,
+    /// How segments are opened that are not sealed, or not known to be.
+    access: Access,
     pub(in crate::recovery) superblock: Superblock,
     pub(in crate::recovery) checkpoint: Checkpoint,
     pub(in crate::recovery) hash_key: HashKey,
@@ -77,6 +79,7 @@ pub(in crate::recovery) struct Survey<'a> {
 impl<'a> Survey<'a> {
     pub(in crate::recovery) fn new(
         storage: &'a dyn Storage,
+        access: Access,
         superblock: Superblock,
         checkpoint: Checkpoint,
         hash_key: HashKey,
@@ -84,6 +87,7 @@ impl<'a> Survey<'a> {
     ) -> Survey<'a> {
         Survey {
             storage,
+            access,
             superblock,
             checkpoint,
             hash_key,
@@ -139,7 +143,7 @@ impl<'a> Survey<'a> {
 
     /// The file of a segment and its header; `None` where there is no such file.
     fn open_segment(&self, number: u64) -> Result<Option<(Arc<dyn File>, SegmentHeader)>> {
-        let file = match self.storage.open(&segment_name(number), Access::Write) {
+        let file = match self.storage.open(&segment_name(number), self.access) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("open a segment")(error)),

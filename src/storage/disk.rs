@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
-use crate::storage::{Access, File, Storage, media};
+use crate::storage::{Access, File, Owner, Storage, media};
 use crate::sync::Mutex;
 use crate::warning::Warning;
 
@@ -121,11 +122,7 @@ impl Storage for DiskStorage {
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
         let mut options = Self::options(Access::Write);
         let file = options.create(true).truncate(false).open(self.dir.join(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-        }
+        take_alone(&file)?;
         let pid = format!("{:<10}\n", std::process::id());
         file.write_all_at(pid.as_bytes(), 0)?;
         Ok(Box::new(Locked { file }))
@@ -180,6 +177,32 @@ impl Storage for DiskStorage {
         }
     }
 
+    fn owner(&self) -> io::Result<Owner> {
+        let file = match OpenOptions::new().read(true).open(self.dir.join(LOCK)) {
+            Ok(file) => file,
+            // A directory that was copied without it, or one that was never opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Owner::Gone),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Owner::Unknown);
+            }
+            Err(error) => return Err(error),
+        };
+        // Held for a moment, and together with everybody else who asks; whoever wants the
+        // directory for itself sees to it that this does not stand in its way.
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock().map(|()| Owner::Gone),
+            Err(fs::TryLockError::WouldBlock) => Ok(Owner::Alive),
+            // A file system without locks cannot tell.
+            Err(fs::TryLockError::Error(error))
+                if error.kind() == io::ErrorKind::Unsupported
+                    || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) =>
+            {
+                Ok(Owner::Unknown)
+            }
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn warnings(&self) -> io::Result<Vec<Warning>> {
         let mut warnings = media::warnings(rustix::fs::statfs(&self.dir)?.f_type);
         let mode = fs::metadata(&self.dir)?.permissions().mode() & 0o7777;
@@ -197,6 +220,27 @@ impl Storage for DiskStorage {
     fn sync_dir(&self) -> io::Result<()> {
         open_dir(&self.dir)?.sync_all()
     }
+}
+
+/// Locks a file against every owner. Who only asks whether there is one holds it, together with
+/// others who ask, for a moment: that is no owner, and is waited for.
+fn take_alone(file: &fs::File) -> io::Result<()> {
+    /// Asking takes two system calls; only a process that was stopped between them lasts longer.
+    const TRIES: usize = 1000;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) => {}
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock()?,
+            Err(fs::TryLockError::WouldBlock) => break,
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        std::thread::yield_now();
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// The lock on a directory. It belongs to the open file, which a child process between fork and

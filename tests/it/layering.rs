@@ -30,7 +30,7 @@ const LAYERS: &[(Peers, &[&str])] = &[
     (InOrder, &["engine", "worker"]),
     // A claim yields orphans, an orphan yields claims, and the futures yield both.
     (Together, &["claim", "future"]),
-    (Apart, &["store"]),
+    (InOrder, &["snapshot", "store"]),
     (InOrder, &["http", "conformance"]),
 ];
 

@@ -20,5 +20,6 @@ mod model;
 mod recovery_edges;
 mod restart;
 mod smoke;
+mod snapshot;
 mod support;
 mod verify;

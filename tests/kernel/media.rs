@@ -1,10 +1,14 @@
-//! File systems that cannot keep the promises of a store are named when it opens.
+//! File systems that cannot keep the promises of a store are named when it opens; one that is
+//! mounted read-only can be looked at.
 
 use std::path::Path;
 
-use oncelog::{Store, Warning};
+use oncelog::storage::Owner;
+use oncelog::{Background, Claim, Durability, Status, Store, Warning};
 
 use crate::image::{FileSystem, IMAGE_BYTES_MIN, Image, run, scratch};
+use crate::keys::{fingerprint, response, scope};
+use crate::load::options;
 
 /// A mount that is undone when this is dropped.
 struct Mount<'a>(&'a Path);
@@ -48,5 +52,41 @@ fn a_store_in_memory_or_on_a_layer_is_warned_of_and_one_on_a_disk_is_not() {
         let merged = Mount(&merged);
         let layered = Warning::Layered { file_system: "overlay" };
         assert_eq!(warnings(&merged.0.join("store")), [layered], "{kind:?}");
+    }
+}
+
+#[test]
+fn a_store_on_a_read_only_file_system_can_be_looked_at() {
+    for kind in [FileSystem::Ext4, FileSystem::Xfs] {
+        let image = Image::new(kind, IMAGE_BYTES_MIN);
+        let dir = image.dir("store");
+        let options = options(Durability::Synced).background(Background::Inline);
+        let store = options.open(&dir).unwrap();
+        for number in 0..500 {
+            let key = number.to_string();
+            let claim = store.claim(scope(&key), fingerprint(&key)).unwrap();
+            let Claim::Granted(permit) = claim else { panic!("{key}: {claim:?}") };
+            permit.complete(&response(&key)).unwrap();
+        }
+        let open = store.claim(scope("open"), fingerprint("open")).unwrap();
+        store.close().unwrap();
+        // It holds files open.
+        drop(open);
+        image.remount_as("ro");
+        let made = std::fs::write(dir.join("LOCK"), b"");
+        assert!(made.is_err(), "{kind:?}: it is not read-only");
+        let snapshot = Store::options().open_read_only(&dir).unwrap();
+        assert_eq!(snapshot.owner(), Owner::Gone);
+        for number in 0..500 {
+            let key = number.to_string();
+            let status = snapshot.lookup(scope(&key)).unwrap();
+            let Some(Status::Completed(stored)) = status else { panic!("{key}: {status:?}") };
+            assert!(stored.bytes() == Some(&*response(&key)), "{key} has another response");
+        }
+        assert_eq!(snapshot.unresolved().len(), 1);
+        assert_eq!(snapshot.entries().filter(Result::is_ok).count(), 501);
+        assert!(snapshot.verify().unwrap().is_clean());
+        drop(snapshot);
+        image.remount_as("rw");
     }
 }
