@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::storage::{Access, File, Owner, Storage, media};
@@ -36,6 +36,10 @@ const WINDOW_AT_ONCE: u64 = 32 * 1024;
 /// The file that a lock is on. It may be in a directory that is no store.
 pub(crate) const LOCK: &str = "LOCK";
 
+/// What the owner of the store may do with its files and its directory; others may do nothing.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
 /// How records reach a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Appends {
@@ -56,7 +60,10 @@ impl DiskStorage {
     /// The directory, which is created, readable by its owner alone, where it is missing.
     pub(crate) fn create(dir: &Path, appends: Appends) -> io::Result<DiskStorage> {
         if !dir.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
+            if fs::metadata(dir)?.permissions().mode() & DIR_MODE != DIR_MODE {
+                fs::set_permissions(dir, fs::Permissions::from_mode(DIR_MODE))?;
+            }
             sync_parent(dir)?;
         }
         Self::existing(dir, appends)
@@ -99,9 +106,34 @@ impl DiskStorage {
 
     fn options(access: Access) -> OpenOptions {
         let mut options = OpenOptions::new();
-        options.read(true).write(access == Access::Write).mode(0o600);
+        options.read(true).write(access == Access::Write).mode(FILE_MODE);
         options
     }
+
+    /// Opens a regular file. A symbolic link is not followed, since it may lead to a file that is
+    /// not the store's; a FIFO or a device is refused, and without waiting for its other end.
+    #[expect(clippy::disallowed_methods, reason = "files live in storage/")]
+    fn open_regular(&self, name: &str, options: &mut OpenOptions) -> io::Result<fs::File> {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let opened = options.custom_flags(flags).open(self.dir.join(name));
+        let foreign = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        match opened {
+            Ok(file) if file.metadata()?.is_file() => Ok(file),
+            Ok(_) => foreign(format!("{name} is not a regular file")),
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                foreign(format!("{name} is a symbolic link, which is not followed"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Gives the owner back what an unusual umask took away, so that the next open succeeds.
+fn give_owner(file: &fs::File) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & FILE_MODE == FILE_MODE {
+        return Ok(());
+    }
+    file.set_permissions(fs::Permissions::from_mode(FILE_MODE))
 }
 
 /// Makes the name of a directory durable.
@@ -121,7 +153,8 @@ fn open_dir(dir: &Path) -> io::Result<fs::File> {
 impl Storage for DiskStorage {
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
         let mut options = Self::options(Access::Write);
-        let file = options.create(true).truncate(false).open(self.dir.join(LOCK))?;
+        let file = self.open_regular(LOCK, options.create(true).truncate(false))?;
+        give_owner(&file)?;
         take_alone(&file)?;
         let pid = format!("{:<10}\n", std::process::id());
         file.write_all_at(pid.as_bytes(), 0)?;
@@ -139,7 +172,7 @@ impl Storage for DiskStorage {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = Self::options(access).open(self.dir.join(name))?;
+        let file = self.open_regular(name, &mut Self::options(access))?;
         if access == Access::ReadMapped {
             return Ok(Arc::new(MappedFile::new(&file)?));
         }
@@ -153,6 +186,7 @@ impl Storage for DiskStorage {
             _ => {}
         }
         let file = Self::options(Access::Write).create_new(true).open(path)?;
+        give_owner(&file)?;
         file.set_len(bytes)?;
         Ok(self.file(file))
     }
@@ -178,7 +212,7 @@ impl Storage for DiskStorage {
     }
 
     fn owner(&self) -> io::Result<Owner> {
-        let file = match OpenOptions::new().read(true).open(self.dir.join(LOCK)) {
+        let file = match self.open_regular(LOCK, OpenOptions::new().read(true)) {
             Ok(file) => file,
             // A directory that was copied without it, or one that was never opened.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Owner::Gone),
