@@ -31,6 +31,9 @@ pub struct Stats {
     pub headroom_bytes: u64,
     /// Bytes of memory that the index takes, its unused slots included.
     pub index_bytes: u64,
+    /// Responses that found no room in their two lines of the index, and are kept in a tree beside
+    /// it: nearly always none.
+    pub index_overflow: u64,
     /// Bytes of memory for the hashes of responses whose segment has no hint file yet.
     pub recent_bytes: u64,
     /// Claims granted, take-overs included.
