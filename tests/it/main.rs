@@ -12,6 +12,7 @@ mod contract;
 mod crash;
 mod faults;
 mod fixtures;
+mod flips;
 mod intruders;
 mod kill;
 mod layering;
