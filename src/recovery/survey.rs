@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
-use crate::format::hint::{Hint, Preamble};
+use crate::format::hint::{Hint, Hints, Preamble};
 use crate::format::record::{self, Header, Kind, Record};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::format::summary::Summary;
@@ -124,7 +124,7 @@ impl<'a> Survey<'a> {
                     (SegmentHints::Written, (seal_lsn, seal_offset), summary, entries)
                 }
                 None => {
-                    let (hints, records) = hinted::rebuild(&*file, &header, &self.hash_key)?;
+                    let (hints, records) = self.rebuild_hints(&*file, &header)?;
                     self.report.records_scanned += records;
                     let (seal, summary) = ((hints.seal_lsn, hints.seal_offset), hints.summary);
                     let keys = hints.entries.len() as u64;
@@ -139,6 +139,30 @@ impl<'a> Survey<'a> {
         }
         tell(Progress { phase: Phase::Loading, done: total, total });
         Ok(())
+    }
+
+    /// Makes the hints of a sealed segment again. What does not verify in it may have been half
+    /// erased when a crash came: then a FORGET names it, here or in a later segment.
+    fn rebuild_hints(&self, file: &dyn File, header: &SegmentHeader) -> Result<(Hints, u64)> {
+        let rebuilt = hinted::rebuild(file, header, &self.hash_key);
+        let Err(Error::Corrupt { .. }) = rebuilt else { return rebuilt };
+        let mut beyond = Beyond::default();
+        for number in header.segment.. {
+            let (file, header) = match self.open_segment(number) {
+                Ok(Some(found)) => found,
+                Ok(None) | Err(Error::Corrupt { .. }) => break,
+                Err(error) => return Err(error),
+            };
+            let bytes = read_whole(&*file, self.superblock.segment_bytes)?;
+            reader::look_ahead(&bytes, header.identity(), DATA_START, &mut beyond);
+        }
+        let here = beyond.forgotten.iter().filter(|at| at.segment() == header.segment);
+        let named = here.map(|at| at.offset()).collect();
+        let mut bytes = read_whole(file, self.superblock.segment_bytes)?;
+        if mend(&mut bytes, header, &named).is_empty() {
+            return rebuilt;
+        }
+        hinted::rebuild_from(&bytes, header, &self.hash_key)
     }
 
     /// The file of a segment and its header; `None` where there is no such file.
