@@ -83,7 +83,9 @@ pub enum Error {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The directory holds no store, and [`Create::Never`](crate::Create::Never) was asked for.
+    /// The directory holds no store, and none was to be made: with
+    /// [`Create::Never`](crate::Create::Never) or
+    /// [`Options::open_read_only`](crate::Options::open_read_only).
     Missing {
         /// The directory.
         dir: PathBuf,

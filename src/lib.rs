@@ -68,12 +68,14 @@ mod parallel;
 mod random;
 mod recovery;
 mod scope;
+mod snapshot;
 mod stats;
 pub mod storage;
 mod store;
 mod sync;
 mod time;
 mod verify;
+mod warning;
 mod worker;
 
 /// The examples of the README compile.
@@ -92,6 +94,8 @@ pub use error::{Error, Result};
 pub use expiry::Expired;
 pub use future::{ClaimFuture, CompleteFuture, EndFuture, LookupFuture};
 pub use scope::{Fingerprint, OperationId, Scope, Token};
+pub use snapshot::{Entries, Entry, Snapshot, Totals};
 pub use stats::{Recovery, Stats};
 pub use store::{Options, Store};
 pub use verify::{Damage, Verification};
+pub use warning::Warning;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::clock;
+use crate::warning::Warning;
 
 /// A snapshot of a store, from [`Store::stats`](crate::Store::stats). Counters count since the
 /// store was opened.
@@ -30,6 +31,9 @@ pub struct Stats {
     pub headroom_bytes: u64,
     /// Bytes of memory that the index takes, its unused slots included.
     pub index_bytes: u64,
+    /// Responses that found no room in their two lines of the index, and are kept in a tree beside
+    /// it: nearly always none.
+    pub index_overflow: u64,
     /// Bytes of memory for the hashes of responses whose segment has no hint file yet.
     pub recent_bytes: u64,
     /// Claims granted, take-overs included.
@@ -158,4 +162,6 @@ pub struct Recovery {
     pub orphans: u64,
     /// Records whose erasure a crash had interrupted.
     pub erasures_finished: u64,
+    /// What stands in the way of the store's promises here, such as a file system in memory.
+    pub warnings: Vec<Warning>,
 }

@@ -18,6 +18,7 @@ use crate::expiry::Expired;
 use crate::future::{ClaimFuture, LookupFuture, Waits};
 use crate::recovery::recover;
 use crate::scope::{Fingerprint, Scope};
+use crate::snapshot::Snapshot;
 use crate::stats::{Recovery, Stats};
 use crate::storage::Storage;
 use crate::storage::disk::{Appends, DiskStorage, LOCK};
@@ -743,6 +744,56 @@ impl Options {
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store> {
         self.config.check()?;
         self.open_in(storage, Path::new("the storage"))
+    }
+
+    /// Looks at the store in a directory without opening it: nothing in the directory is changed
+    /// and nobody is kept from it, so a store can be looked at while another process has it open,
+    /// on a file system that is mounted read-only, and in a copy. See [`Snapshot`].
+    ///
+    /// Of the options, `clock`, `ttl`, `lease` and `progress` have a meaning here. Reads are
+    /// always positioned: a device error is an `Io`.
+    ///
+    /// ```
+    /// use oncelog::{Claim, Fingerprint, Scope, Status, Store};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// let snapshot = Store::options().open_read_only(dir.path())?;
+    /// assert!(matches!(snapshot.lookup(scope)?, Some(Status::InProgress(_))));
+    /// permit.complete(b"201 created")?;
+    /// let snapshot = Store::options().open_read_only(dir.path())?;
+    /// assert!(matches!(snapshot.lookup(scope)?, Some(Status::Completed(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Missing` where the directory is not there or holds no store; `Corrupt` as of
+    /// [`Options::open`], `Version`, `Invalid`, `Io`.
+    pub fn open_read_only(self, dir: impl AsRef<Path>) -> Result<Snapshot> {
+        let dir = dir.as_ref();
+        let storage = DiskStorage::existing(dir, Appends::Written);
+        let storage = storage.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::Missing { dir: dir.to_owned() },
+            _ => Error::io("open the directory")(error),
+        })?;
+        self.look_at(Arc::new(storage), dir)
+    }
+
+    /// [`Options::open_read_only`] of another [`Storage`], such as a simulated disk.
+    ///
+    /// # Errors
+    /// As [`Options::open_read_only`].
+    pub fn open_read_only_on(self, storage: Arc<dyn Storage>) -> Result<Snapshot> {
+        self.look_at(storage, Path::new("the storage"))
+    }
+
+    fn look_at(self, storage: Arc<dyn Storage>, dir: &Path) -> Result<Snapshot> {
+        self.config.check()?;
+        let snapshot = Snapshot::take(storage, &self.config, self.clock, self.progress)?;
+        snapshot.ok_or_else(|| Error::Missing { dir: dir.to_owned() })
     }
 
     fn open_in(self, storage: Arc<dyn Storage>, dir: &Path) -> Result<Store> {

@@ -20,7 +20,7 @@ use crate::sync::Signal;
 use crate::time::Reading;
 
 /// The longest that a caller is asked to wait before it asks again.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 
 /// So many memory accesses are worth having under way at once.
 const AT_ONCE: usize = 16;

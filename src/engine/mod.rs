@@ -454,6 +454,7 @@ impl Engine {
             let mut shard = shard.0.lock();
             stats.responses += shard.index.len();
             stats.index_bytes += shard.index.bytes();
+            stats.index_overflow += shard.index.overflow();
             stats.recent_bytes += shard.index.recent_bytes();
             for (_, entry) in shard.inflight.iter_mut() {
                 self.lapse(entry, now);

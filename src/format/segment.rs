@@ -65,9 +65,11 @@ impl SegmentHeader {
             return Err(DecodeError::Blank);
         }
         let (first, second) = bytes.split_at(COPY_BYTES);
-        match decode_copy(first) {
-            Err(DecodeError::Damaged(_)) => decode_copy(second),
-            answer => answer,
+        // Both copies are written as one: a version that one of them alone names is damage to it.
+        match (decode_copy(first), decode_copy(second)) {
+            (Ok(found), _) | (_, Ok(found)) => Ok(found),
+            (Err(newer @ DecodeError::Version(_)), _) => Err(newer),
+            (_, Err(error)) => Err(error),
         }
     }
 

@@ -41,9 +41,11 @@ impl Superblock {
     /// `Damaged` where neither does.
     pub fn decode(bytes: &[u8]) -> Result<Superblock, DecodeError> {
         let (first, second) = Fields(bytes).bytes(FILE_BYTES)?.split_at(COPY_BYTES);
-        match decode_copy(first) {
-            Err(DecodeError::Damaged(_)) => decode_copy(second),
-            answer => answer,
+        // Both copies are written as one: a version that one of them alone names is damage to it.
+        match (decode_copy(first), decode_copy(second)) {
+            (Ok(found), _) | (_, Ok(found)) => Ok(found),
+            (Err(newer @ DecodeError::Version(_)), _) => Err(newer),
+            (_, Err(error)) => Err(error),
         }
     }
 }

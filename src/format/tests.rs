@@ -383,13 +383,26 @@ fn super_has_its_golden_bytes_in_two_copies() {
 
 #[test]
 fn another_format_version_is_told_apart_from_damage() {
-    for decode in [
-        |bytes: &[u8]| SegmentHeader::decode(bytes).err(),
-        |bytes: &[u8]| Superblock::decode(bytes).err(),
-    ] {
-        let mut files = [segment_header().encode(), superblock().encode()];
-        files.iter_mut().for_each(|bytes| bytes[8] = 2);
-        assert!(files.iter().any(|bytes| decode(bytes) == Some(DecodeError::Version(2))));
+    type Decode = fn(&[u8]) -> Option<DecodeError>;
+    let files: [(Vec<u8>, Decode); 2] = [
+        (segment_header().encode(), |bytes| SegmentHeader::decode(bytes).err()),
+        (superblock().encode(), |bytes| Superblock::decode(bytes).err()),
+    ];
+    for (sound, decode) in files {
+        for at in [8, 4096 + 8] {
+            let mut bytes = sound.clone();
+            bytes[at] = 2;
+            assert_eq!(decode(&bytes), None, "both copies are written as one");
+        }
+        let mut bytes = sound.clone();
+        (bytes[8], bytes[4096 + 8]) = (2, 2);
+        assert_eq!(decode(&bytes), Some(DecodeError::Version(2)));
+        // Whichever of them is damaged besides, the other is believed.
+        for damaged in [16, 4096 + 16] {
+            let mut bytes = bytes.clone();
+            bytes[damaged] ^= 1;
+            assert_eq!(decode(&bytes), Some(DecodeError::Version(2)));
+        }
     }
 }
 

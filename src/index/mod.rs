@@ -325,6 +325,11 @@ impl Index {
         (self.table.used() + self.overflow.len()) as u64
     }
 
+    /// How many of them found no room in their lines.
+    pub(crate) fn overflow(&self) -> u64 {
+        self.overflow.len() as u64
+    }
+
     /// The memory of the table and what overflowed, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         // An entry of the overflow takes about 24 bytes of a tree node.
@@ -359,3 +364,6 @@ mod tests;
 
 #[cfg(test)]
 mod bars;
+
+#[cfg(test)]
+mod hostile;

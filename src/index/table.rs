@@ -61,6 +61,13 @@ impl Table {
         }
     }
 
+    /// How many lines a look at `hash` touches.
+    #[cfg(test)]
+    pub(in crate::index) fn touched(&self, hash: u64) -> u8 {
+        let Some(line) = self.lines.get(self.primary(hash)) else { return 0 };
+        if line.has_spilled(Tag::of(hash)) { 2 } else { 1 }
+    }
+
     fn matching(&self, line: &Line, tag: Tag, each: &mut impl FnMut(Location)) {
         let mut bits = line.matches(tag);
         while bits != 0 {

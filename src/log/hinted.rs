@@ -101,9 +101,17 @@ pub(crate) fn rebuild(
     header: &SegmentHeader,
     hash_key: &HashKey,
 ) -> Result<(Hints, u64)> {
-    let bytes = read_whole(file, header.segment_bytes)?;
+    rebuild_from(&read_whole(file, header.segment_bytes)?, header, hash_key)
+}
+
+/// The same from the bytes of the segment.
+pub(crate) fn rebuild_from(
+    bytes: &[u8],
+    header: &SegmentHeader,
+    hash_key: &HashKey,
+) -> Result<(Hints, u64)> {
     let (mut entries, mut found, mut records) = (Vec::new(), None, 0);
-    let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
+    let scan = reader::scan(bytes, header.identity(), header.first_lsn, |entry| {
         match entry.record {
             Record::Complete(complete) => {
                 entries.push(response(hash_key.hash(complete.scope), entry.offset));

@@ -182,6 +182,13 @@ impl Segments {
         }
     }
 
+    /// The hints of one segment, in order.
+    pub(crate) fn hints(&self, segment: &Segment, hash_key: &HashKey) -> Result<Vec<Hint>> {
+        let mut hints = Vec::new();
+        self.hints_within(segment, &(0..=u64::MAX), hash_key, &mut hints)?;
+        Ok(hints)
+    }
+
     fn hints_within(
         &self,
         segment: &Segment,

@@ -13,6 +13,8 @@ pub(crate) mod survey;
 
 pub(crate) mod settle;
 
+pub(crate) mod view;
+
 use std::sync::Arc;
 
 use crate::clock::Clock;
@@ -74,9 +76,11 @@ pub(crate) fn recover<D>(
         Reads::Mapped => Access::ReadMapped,
         Reads::Positioned => Access::ReadPositioned,
     };
+    let warnings = storage.warnings().map_err(Error::io("look at the file system"))?;
     let checkpoint = *checkpoints.current();
     let segments = Segments::new(Arc::clone(&storage), access, checkpoint.oldest);
-    let mut survey = Survey::new(&*storage, superblock, checkpoint, hash_key.clone(), segments);
+    let (write, key) = (Access::Write, hash_key.clone());
+    let mut survey = Survey::new(&*storage, write, superblock, checkpoint, key, segments);
     survey.load(tell)?;
     survey.scan(tell)?;
     let mut indexes = survey.fill(config.expected_keys)?;
@@ -95,6 +99,7 @@ pub(crate) fn recover<D>(
     let mended: usize = survey.mended.values().map(Vec::len).sum();
     let (log, mut report) = survey.settle(maker, checkpoints, config, &time, &mut indexes)?;
     report.erasures_finished = log.finish_erasures(&forgotten)? + mended as u64;
+    report.warnings = warnings;
     Ok(Some(Recovered { log, hash_key, time, indexes, open, report }))
 }
 
@@ -163,7 +168,7 @@ pub(crate) fn inspect(
     let access = Access::ReadPositioned;
     let segments = Segments::new(Arc::clone(storage), access, checkpoint.oldest);
     let hash_key = HashKey::new(&superblock.hash_key);
-    let mut survey = Survey::new(&**storage, superblock, checkpoint, hash_key, segments);
+    let mut survey = Survey::new(&**storage, access, superblock, checkpoint, hash_key, segments);
     survey.load(tell)?;
     survey.scan(tell)?;
     if let Some((segment, what)) = survey.report.cut {

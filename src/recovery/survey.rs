@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{Phase, Progress};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
-use crate::format::hint::{Hint, Preamble};
+use crate::format::hint::{Hint, Hints, Preamble};
 use crate::format::record::{self, Header, Kind, Record};
 use crate::format::segment::{DATA_START, SegmentHeader};
 use crate::format::summary::Summary;
@@ -56,6 +56,8 @@ pub(in crate::recovery) struct Scanned {
 /// What was found.
 pub(in crate::recovery) struct Survey<'a> {
     pub(in crate::recovery) storage: &'a dyn Storage,
+    /// How segments are opened that are not sealed, or not known to be.
+    access: Access,
     pub(in crate::recovery) superblock: Superblock,
     pub(in crate::recovery) checkpoint: Checkpoint,
     pub(in crate::recovery) hash_key: HashKey,
@@ -77,6 +79,7 @@ pub(in crate::recovery) struct Survey<'a> {
 impl<'a> Survey<'a> {
     pub(in crate::recovery) fn new(
         storage: &'a dyn Storage,
+        access: Access,
         superblock: Superblock,
         checkpoint: Checkpoint,
         hash_key: HashKey,
@@ -84,6 +87,7 @@ impl<'a> Survey<'a> {
     ) -> Survey<'a> {
         Survey {
             storage,
+            access,
             superblock,
             checkpoint,
             hash_key,
@@ -120,7 +124,7 @@ impl<'a> Survey<'a> {
                     (SegmentHints::Written, (seal_lsn, seal_offset), summary, entries)
                 }
                 None => {
-                    let (hints, records) = hinted::rebuild(&*file, &header, &self.hash_key)?;
+                    let (hints, records) = self.rebuild_hints(&*file, &header)?;
                     self.report.records_scanned += records;
                     let (seal, summary) = ((hints.seal_lsn, hints.seal_offset), hints.summary);
                     let keys = hints.entries.len() as u64;
@@ -137,9 +141,33 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
+    /// Makes the hints of a sealed segment again. What does not verify in it may have been half
+    /// erased when a crash came: then a FORGET names it, here or in a later segment.
+    fn rebuild_hints(&self, file: &dyn File, header: &SegmentHeader) -> Result<(Hints, u64)> {
+        let rebuilt = hinted::rebuild(file, header, &self.hash_key);
+        let Err(Error::Corrupt { .. }) = rebuilt else { return rebuilt };
+        let mut beyond = Beyond::default();
+        for number in header.segment.. {
+            let (file, header) = match self.open_segment(number) {
+                Ok(Some(found)) => found,
+                Ok(None) | Err(Error::Corrupt { .. }) => break,
+                Err(error) => return Err(error),
+            };
+            let bytes = read_whole(&*file, self.superblock.segment_bytes)?;
+            reader::look_ahead(&bytes, header.identity(), DATA_START, &mut beyond);
+        }
+        let here = beyond.forgotten.iter().filter(|at| at.segment() == header.segment);
+        let named = here.map(|at| at.offset()).collect();
+        let mut bytes = read_whole(file, self.superblock.segment_bytes)?;
+        if mend(&mut bytes, header, &named).is_empty() {
+            return rebuilt;
+        }
+        hinted::rebuild_from(&bytes, header, &self.hash_key)
+    }
+
     /// The file of a segment and its header; `None` where there is no such file.
     fn open_segment(&self, number: u64) -> Result<Option<(Arc<dyn File>, SegmentHeader)>> {
-        let file = match self.storage.open(&segment_name(number), Access::Write) {
+        let file = match self.storage.open(&segment_name(number), self.access) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("open a segment")(error)),

@@ -4,14 +4,16 @@ use std::any::Any;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::Errno;
 
-use crate::storage::{Access, File, Storage};
+use crate::storage::{Access, File, Owner, Storage, media};
 use crate::sync::Mutex;
+use crate::warning::Warning;
 
 /// ext2, ext3 and ext4 have one magic number; none of them copies on write.
 const EXT4_MAGIC: i64 = 0xef53;
@@ -34,6 +36,10 @@ const WINDOW_AT_ONCE: u64 = 32 * 1024;
 /// The file that a lock is on. It may be in a directory that is no store.
 pub(crate) const LOCK: &str = "LOCK";
 
+/// What the owner of the store may do with its files and its directory; others may do nothing.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
 /// How records reach a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Appends {
@@ -54,7 +60,10 @@ impl DiskStorage {
     /// The directory, which is created, readable by its owner alone, where it is missing.
     pub(crate) fn create(dir: &Path, appends: Appends) -> io::Result<DiskStorage> {
         if !dir.is_dir() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
+            if fs::metadata(dir)?.permissions().mode() & DIR_MODE != DIR_MODE {
+                fs::set_permissions(dir, fs::Permissions::from_mode(DIR_MODE))?;
+            }
             sync_parent(dir)?;
         }
         Self::existing(dir, appends)
@@ -97,9 +106,34 @@ impl DiskStorage {
 
     fn options(access: Access) -> OpenOptions {
         let mut options = OpenOptions::new();
-        options.read(true).write(access == Access::Write).mode(0o600);
+        options.read(true).write(access == Access::Write).mode(FILE_MODE);
         options
     }
+
+    /// Opens a regular file. A symbolic link is not followed, since it may lead to a file that is
+    /// not the store's; a FIFO or a device is refused, and without waiting for its other end.
+    #[expect(clippy::disallowed_methods, reason = "files live in storage/")]
+    fn open_regular(&self, name: &str, options: &mut OpenOptions) -> io::Result<fs::File> {
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let opened = options.custom_flags(flags).open(self.dir.join(name));
+        let foreign = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        match opened {
+            Ok(file) if file.metadata()?.is_file() => Ok(file),
+            Ok(_) => foreign(format!("{name} is not a regular file")),
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+                foreign(format!("{name} is a symbolic link, which is not followed"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Gives the owner back what an unusual umask took away, so that the next open succeeds.
+fn give_owner(file: &fs::File) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & FILE_MODE == FILE_MODE {
+        return Ok(());
+    }
+    file.set_permissions(fs::Permissions::from_mode(FILE_MODE))
 }
 
 /// Makes the name of a directory durable.
@@ -119,12 +153,9 @@ fn open_dir(dir: &Path) -> io::Result<fs::File> {
 impl Storage for DiskStorage {
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
         let mut options = Self::options(Access::Write);
-        let file = options.create(true).truncate(false).open(self.dir.join(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-        }
+        let file = self.open_regular(LOCK, options.create(true).truncate(false))?;
+        give_owner(&file)?;
+        take_alone(&file)?;
         let pid = format!("{:<10}\n", std::process::id());
         file.write_all_at(pid.as_bytes(), 0)?;
         Ok(Box::new(Locked { file }))
@@ -141,7 +172,7 @@ impl Storage for DiskStorage {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = Self::options(access).open(self.dir.join(name))?;
+        let file = self.open_regular(name, &mut Self::options(access))?;
         if access == Access::ReadMapped {
             return Ok(Arc::new(MappedFile::new(&file)?));
         }
@@ -155,6 +186,7 @@ impl Storage for DiskStorage {
             _ => {}
         }
         let file = Self::options(Access::Write).create_new(true).open(path)?;
+        give_owner(&file)?;
         file.set_len(bytes)?;
         Ok(self.file(file))
     }
@@ -179,6 +211,41 @@ impl Storage for DiskStorage {
         }
     }
 
+    fn owner(&self) -> io::Result<Owner> {
+        let file = match self.open_regular(LOCK, OpenOptions::new().read(true)) {
+            Ok(file) => file,
+            // A directory that was copied without it, or one that was never opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Owner::Gone),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Owner::Unknown);
+            }
+            Err(error) => return Err(error),
+        };
+        // Held for a moment, and together with everybody else who asks; whoever wants the
+        // directory for itself sees to it that this does not stand in its way.
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock().map(|()| Owner::Gone),
+            Err(fs::TryLockError::WouldBlock) => Ok(Owner::Alive),
+            // A file system without locks cannot tell.
+            Err(fs::TryLockError::Error(error))
+                if error.kind() == io::ErrorKind::Unsupported
+                    || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) =>
+            {
+                Ok(Owner::Unknown)
+            }
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn warnings(&self) -> io::Result<Vec<Warning>> {
+        let mut warnings = media::warnings(rustix::fs::statfs(&self.dir)?.f_type);
+        let mode = fs::metadata(&self.dir)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            warnings.push(Warning::OpenToOthers { mode });
+        }
+        Ok(warnings)
+    }
+
     fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -187,6 +254,27 @@ impl Storage for DiskStorage {
     fn sync_dir(&self) -> io::Result<()> {
         open_dir(&self.dir)?.sync_all()
     }
+}
+
+/// Locks a file against every owner. Who only asks whether there is one holds it, together with
+/// others who ask, for a moment: that is no owner, and is waited for.
+fn take_alone(file: &fs::File) -> io::Result<()> {
+    /// Asking takes two system calls; only a process that was stopped between them lasts longer.
+    const TRIES: usize = 1000;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) => {}
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock()?,
+            Err(fs::TryLockError::WouldBlock) => break,
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        std::thread::yield_now();
+    }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// The lock on a directory. It belongs to the open file, which a child process between fork and

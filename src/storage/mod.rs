@@ -5,6 +5,8 @@
 //! survive in order, or that a created, renamed or removed name is durable before
 //! [`Storage::sync_dir`].
 
+pub(crate) mod media;
+
 pub(crate) mod disk;
 
 use std::any::Any;
@@ -13,6 +15,8 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+
+use crate::warning::Warning;
 
 /// How a file will be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,18 @@ pub enum Access {
     Write,
 }
 
+/// Whether somebody has a directory for itself, as far as can be told from outside.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A process that lives has the store open.
+    Alive,
+    /// Nobody has: the store was closed, or its process died.
+    Gone,
+    /// The lock may not be read, or the file system has none.
+    Unknown,
+}
+
 /// One directory that belongs to one store.
 pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// Takes the directory for the caller alone until the guard is dropped.
@@ -32,6 +48,23 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` where somebody, in this process or another, holds it.
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>>;
+
+    /// Tells whether somebody has locked the directory. Takes it from nobody and changes nothing.
+    ///
+    /// # Errors
+    /// Whatever the directory answers.
+    fn owner(&self) -> io::Result<Owner> {
+        Ok(Owner::Unknown)
+    }
+
+    /// What stands in the way of the promises of a store here: the kind of file system, rights of
+    /// others.
+    ///
+    /// # Errors
+    /// Whatever the directory answers.
+    fn warnings(&self) -> io::Result<Vec<Warning>> {
+        Ok(Vec::new())
+    }
 
     /// The names of all files, in no order.
     ///

@@ -22,7 +22,7 @@ const LAYERS: &[(Peers, &[&str])] = &[
         InOrder,
         &["error", "scope", "location", "sync", "random", "numbered", "parallel", "clock", "time"],
     ),
-    (InOrder, &["stats", "config"]),
+    (InOrder, &["warning", "stats", "config"]),
     (Apart, &["format", "storage", "index"]),
     (Apart, &["log"]),
     // A backup is checked by a recovery that changes nothing, and by a verification.
@@ -30,7 +30,7 @@ const LAYERS: &[(Peers, &[&str])] = &[
     (InOrder, &["engine", "worker"]),
     // A claim yields orphans, an orphan yields claims, and the futures yield both.
     (Together, &["claim", "future"]),
-    (Apart, &["store"]),
+    (InOrder, &["snapshot", "store"]),
     (InOrder, &["http", "conformance"]),
 ];
 

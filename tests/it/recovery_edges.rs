@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oncelog::{Error, Store};
 
 use crate::contract::support::{
-    BUCKET, DAY, SEGMENT_BYTES, TTL, World, claim, granted, kind, run, start,
+    BUCKET, DAY, SEGMENT_BYTES, TTL, World, claim, granted, kind, run, scope, start,
 };
 use crate::support::disk::{SimDisk, Survival};
 
@@ -166,4 +166,36 @@ fn store_time_does_not_go_back_when_a_recovery_that_makes_the_tail_anew_is_cut_s
         cuts += 1;
     }
     assert!(cuts > 5, "an open has more steps than {cuts}");
+}
+
+#[test]
+fn a_torn_erasure_in_a_sealed_segment_that_lost_its_hints_is_finished() {
+    let mut torn = 0;
+    for step in 0..12 {
+        let world = World::new();
+        let store = world.open();
+        run(&store, "forgotten", &[9; 5000]);
+        for number in 0..200 {
+            run(&store, &format!("key-{number}"), &[7; 500]);
+        }
+        assert!(store.stats().segments > 2);
+        store.sync().unwrap();
+        // A write that fails leaves its first half behind.
+        world.disk.fail_at(world.disk.steps() + step, std::io::ErrorKind::Other);
+        let forgotten = store.forget(scope("forgotten"));
+        drop(store);
+        let disk = world.disk.after_kill();
+        for number in 1..3 {
+            disk.remove_durably(&format!("{number:016x}.idx"));
+        }
+        let world = world.on(disk);
+        let store = world.open();
+        let held = kind(&store, "forgotten");
+        // Before its FORGET is whole, nothing is forgotten.
+        assert!(held == "free" || (step == 0 && held == "completed"), "{step}: {held}");
+        assert_eq!(kind(&store, "key-0"), "completed");
+        assert!(store.verify().unwrap().is_clean(), "{step}");
+        torn += u64::from(forgotten.is_err() && store.recovery().erasures_finished > 0);
+    }
+    assert!(torn > 1, "{torn} erasures were torn");
 }

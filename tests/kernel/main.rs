@@ -15,6 +15,7 @@ mod keys;
 mod ledger;
 mod limits;
 mod load;
+mod media;
 mod planted;
 mod power;
 #[path = "../it/support/rng.rs"]

@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use oncelog::storage::{Access, File, Storage};
+use oncelog::storage::{Access, File, Owner, Storage};
 
 /// The unit that a device writes whole or not at all.
 const SECTOR: usize = 512;
@@ -181,6 +181,10 @@ impl Storage for SimDisk {
         }
         state.locked = true;
         Ok(Box::new(Held(self.clone())))
+    }
+
+    fn owner(&self) -> io::Result<Owner> {
+        Ok(if self.powered()?.locked { Owner::Alive } else { Owner::Gone })
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
