@@ -24,6 +24,14 @@ pub(crate) enum By {
     Orphan,
 }
 
+/// An attempt that is being ended.
+#[derive(Clone, Copy)]
+struct Ending<'a> {
+    hash: u64,
+    facts: &'a Facts,
+    by: By,
+}
+
 /// A record that was staged and what its caller gets once it is durable.
 pub(crate) struct Finishing<T> {
     staged: Staged<Deed>,
@@ -93,10 +101,11 @@ impl Engine {
         };
         let mut shard = self.shard(hash).lock();
         let entry = self.endable(shard.inflight.current(hash, facts.token), by, now)?;
-        let staged = match self.stage_complete(hash, facts, by, &stored, parts, ticket, now) {
+        let ending = Ending { hash, facts, by };
+        let staged = match self.stage_complete(ending, &stored, parts, ticket, now) {
             Err(Error::Full { .. }) if body == Body::Whole => {
                 (stored.body, stored.bytes) = (Body::NoRoom, Stored::join(&[]));
-                self.stage_complete(hash, facts, by, &stored, &[], ticket, now).map_err(no_room)?
+                self.stage_complete(ending, &stored, &[], ticket, now).map_err(no_room)?
             }
             staged => staged.map_err(no_room)?,
         };
@@ -110,9 +119,7 @@ impl Engine {
 
     fn stage_complete(
         &self,
-        hash: u64,
-        facts: &Facts,
-        by: By,
+        Ending { hash, facts, by }: Ending<'_>,
         stored: &Stored,
         parts: &[&[u8]],
         ticket: Option<&Arc<Ticket>>,

@@ -226,7 +226,7 @@ mod counted {
         for (name, value) in expected {
             assert_eq!(all[&format!("oncelog_store_{name}{{}}")], value, "{name}");
         }
-        assert_eq!(of_store.len(), 13);
+        assert_eq!(of_store.len(), 15);
     }
 
     #[tokio::test]
