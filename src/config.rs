@@ -52,7 +52,8 @@ pub enum Reads {
 /// Who does the work that no caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Background {
-    /// Two threads: one commits for async callers and syncs, one prepares and drops segments.
+    /// Threads: one commits for async callers and syncs, one allocates, one writes hints and drops
+    /// segments, and one scrubs where that is asked for.
     Threads,
     /// The calls themselves, before they return. Nothing happens between calls, which makes a run
     /// repeatable; a future then blocks the thread that polls it while it commits.
@@ -102,6 +103,7 @@ pub(crate) struct Config {
     pub(crate) expected_keys: u64,
     pub(crate) reads: Reads,
     pub(crate) background: Background,
+    pub(crate) scrub_bytes_per_second: Option<u64>,
 }
 
 impl Default for Config {
@@ -120,6 +122,7 @@ impl Default for Config {
             expected_keys: 0,
             reads: Reads::Mapped,
             background: Background::Threads,
+            scrub_bytes_per_second: None,
         }
     }
 }
@@ -156,6 +159,9 @@ impl Config {
             return invalid("segment_bytes must be a multiple of 4096 from 64 KiB to 64 MiB");
         }
         self.check_budget(self.segment_bytes)?;
+        if self.scrub_bytes_per_second == Some(0) {
+            return invalid("scrub_bytes_per_second must be at least 1");
+        }
         if self.open_claims_per_organization_max == Some(0) {
             return invalid("open_claims_per_organization_max must be at least 1");
         }

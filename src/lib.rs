@@ -68,6 +68,7 @@ mod parallel;
 mod random;
 mod recovery;
 mod scope;
+mod scrub;
 mod stats;
 pub mod storage;
 mod store;

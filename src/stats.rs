@@ -70,6 +70,14 @@ pub struct Stats {
     pub records: u64,
     /// Bytes appended, headers and padding included.
     pub appended_bytes: u64,
+    /// Bytes that the scrub has read; 0 without
+    /// [`Options::scrub_bytes_per_second`](crate::Options::scrub_bytes_per_second).
+    pub scrubbed_bytes: u64,
+    /// How often the scrub has read all sealed segments.
+    pub scrub_rounds: u64,
+    /// Damaged places in live segments that the scrub knows of, at most 1,000: an alarm.
+    /// [`Store::damage`](crate::Store::damage) lists them.
+    pub damaged_records: u64,
 }
 
 /// One counter. `Relaxed` throughout: each is read alone, and orders nothing.

@@ -22,7 +22,7 @@ use crate::stats::{Recovery, Stats};
 use crate::storage::Storage;
 use crate::storage::disk::{Appends, DiskStorage, LOCK};
 use crate::sync::{Mutex, Signal};
-use crate::verify::Verification;
+use crate::verify::{Damage, Verification};
 use crate::worker::{self, Workers};
 
 /// A handle on an open store. Clones share it; the drop of the last one closes it.
@@ -493,6 +493,23 @@ impl Store {
         self.0.engine.stats()
     }
 
+    /// What the scrub of [`Options::scrub_bytes_per_second`] knows to be damaged, by segment: at
+    /// most 1,000 places of segments that are live. A damaged record is [`Error::Corrupt`] for its
+    /// scope alone, and everything else goes on being served. Empty without a scrub.
+    ///
+    /// ```
+    /// # use oncelog::Store;
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::options().scrub_bytes_per_second(1 << 20).open(dir.path())?;
+    /// for damage in store.damage() {
+    ///     eprintln!("segment {} at {}: {}", damage.segment, damage.offset, damage.what);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn damage(&self) -> Vec<Damage> {
+        self.0.engine.scrub.damage()
+    }
+
     /// How long a response is kept, from its completion on.
     pub fn ttl(&self) -> Duration {
         self.0.engine.config.ttl
@@ -692,6 +709,19 @@ impl Options {
     /// Who does the work that no caller waits for. Default: [`Background::Threads`].
     pub fn background(mut self, background: Background) -> Self {
         self.config.background = background;
+        self
+    }
+
+    /// Lets a thread verify the sealed segments round and round, as [`Store::verify`] would, at so
+    /// many bytes a second of real time at most, so that damage is known before it is asked for:
+    /// [`Stats::damaged_records`], [`Store::damage`]. It reads 1 MiB at a time and has one segment,
+    /// of at most 64 MiB, in memory. Default: none; at least 1. Without effect under
+    /// [`Background::Inline`].
+    ///
+    /// A round takes the sealed segments' bytes, divided by this: at 1 MiB a second, 3 GiB take 50
+    /// minutes.
+    pub fn scrub_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.config.scrub_bytes_per_second = Some(bytes);
         self
     }
 

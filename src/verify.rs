@@ -17,7 +17,7 @@ use crate::format::superblock::{self, Superblock};
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints;
 use crate::log::segments::{Segment, Segments};
-use crate::log::walk::{Bad, Walk, read_readable, walk};
+use crate::log::walk::{Bad, Pace, UNPACED, Walk, read_readable, walk};
 use crate::log::{hint_name, segment_name};
 use crate::recovery::SUPER;
 use crate::scope::HashKey;
@@ -177,7 +177,7 @@ impl Subject<'_> {
         found: &mut Verification,
     ) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open(name)? else { return Ok(None) };
-        let (bytes, unread) = read_readable(&*file, len);
+        let (bytes, unread) = read_readable(&*file, len, UNPACED)?;
         found.note_all(0, &unread);
         found.bytes += len as u64;
         Ok(Some(bytes))
@@ -200,19 +200,38 @@ impl Subject<'_> {
         for (segment, done) in live.iter().zip(0..) {
             tell(Progress { phase: Phase::Verifying, done, total });
             let summary = sealed.iter().find(|(number, _)| *number == segment.number);
-            match self.segment(segment, summary.map(|(_, summary)| summary)) {
-                Ok(part) if part.is_clean() => found.add(part),
-                // Dropped, and perhaps removed, since the list was made.
-                _ if segment.number < self.segments.oldest() => {}
-                Ok(part) => found.add(part),
-                Err(error) => return Err(error),
+            let summary = summary.map(|(_, summary)| summary);
+            if let Some(part) = self.live_segment(segment, summary, UNPACED)? {
+                found.add(part);
             }
         }
         tell(Progress { phase: Phase::Verifying, done: total, total });
         Ok(())
     }
 
-    fn segment(&self, segment: &Segment, sealed: Option<&Summary>) -> Result<Verification> {
+    /// Verifies a segment; `None` where it was dropped since the caller learned of it.
+    ///
+    /// # Errors
+    /// `Io` where a file that is there cannot be opened; what `pace` answers.
+    pub(crate) fn live_segment(
+        &self,
+        segment: &Segment,
+        sealed: Option<&Summary>,
+        pace: Pace<'_>,
+    ) -> Result<Option<Verification>> {
+        match self.segment(segment, sealed, pace) {
+            Ok(part) if part.is_clean() => Ok(Some(part)),
+            _ if segment.number < self.segments.oldest() => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn segment(
+        &self,
+        segment: &Segment,
+        sealed: Option<&Summary>,
+        pace: Pace<'_>,
+    ) -> Result<Verification> {
         let mut found = Verification::default();
         let number = segment.number;
         let in_files = number <= self.checkpoint.tail || segment.header.first_lsn <= self.written;
@@ -229,7 +248,7 @@ impl Subject<'_> {
             return Ok(found);
         }
         let len = usize::try_from(segment.bytes).expect("a segment is at most 64 MiB");
-        let (mut bytes, unread) = read_readable(&*file, len);
+        let (mut bytes, unread) = read_readable(&*file, len, pace)?;
         found.note_all(number, &unread);
         let expected = segment.header.encode();
         let copy_bytes = expected.len() / 2;
@@ -248,7 +267,7 @@ impl Subject<'_> {
         if let Some(sealed) = sealed
             && walk.bad.is_empty()
         {
-            self.sealed_segment(segment, sealed, &walk, &mut found)?;
+            self.sealed_segment(segment, sealed, &walk, &mut found, pace)?;
         }
         Ok(found)
     }
@@ -260,6 +279,7 @@ impl Subject<'_> {
         sealed: &Summary,
         walk: &Walk,
         found: &mut Verification,
+        pace: Pace<'_>,
     ) -> Result<()> {
         let number = segment.number;
         let Some((seal_lsn, seal_offset, summary)) = walk.seal else {
@@ -279,7 +299,7 @@ impl Subject<'_> {
         };
         let size = file.size().map_err(Error::io("read a hint file"))?;
         let size = usize::try_from(size.min(Location::SEGMENT_BYTES_MAX)).expect("64 MiB at most");
-        let (bytes, unread) = read_readable(&*file, size);
+        let (bytes, unread) = read_readable(&*file, size, pace)?;
         found.note_all(number, &unread);
         found.bytes += bytes.len() as u64;
         let differs = match erased_hints(&bytes, segment, walk) {

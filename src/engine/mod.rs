@@ -38,6 +38,7 @@ use crate::log::cut::Cut;
 use crate::log::writer::{Log, Staged};
 use crate::recovery::Recovered;
 use crate::scope::{HashKey, Token};
+use crate::scrub::Scrub;
 use crate::stats::{Counters, Recovery, Stats};
 use crate::storage::Storage;
 use crate::sync::Mutex;
@@ -61,6 +62,7 @@ pub(crate) struct Engine {
     // LOCK: growing (a leaf)
     growing: Mutex<Vec<usize>>,
     counters: Counters,
+    pub(crate) scrub: Scrub,
     /// Set once, before waiting callers are woken to see it.
     closed: AtomicBool,
 }
@@ -118,6 +120,7 @@ impl Engine {
             expiring: Mutex::default(),
             growing: Mutex::default(),
             counters: Counters::default(),
+            scrub: Scrub::default(),
             closed: AtomicBool::new(false),
         };
         for (number, shard) in engine.shards.iter().enumerate() {
@@ -473,6 +476,9 @@ impl Engine {
         let unexpiring = sealed.iter().filter(|(_, s)| s.completes > 0 && s.expires_ms_max == 0);
         stats.segments_without_expiry = unexpiring.count() as u64;
         stats.clock_held = now.is_held();
+        stats.scrubbed_bytes = self.scrub.bytes.get();
+        stats.scrub_rounds = self.scrub.rounds.get();
+        stats.damaged_records = self.scrub.places();
         self.counters.read_into(&mut stats);
         stats
     }

@@ -121,6 +121,11 @@ impl Segments {
         self.live.read().values().cloned().collect()
     }
 
+    /// One of them; `None` where it was dropped.
+    pub(crate) fn get(&self, number: u64) -> Option<Arc<Segment>> {
+        self.live.read().get(&number).cloned()
+    }
+
     /// Says where the hints of a segment are from now on.
     pub(crate) fn set_hints(&self, number: u64, hints: SegmentHints) {
         if let Some(segment) = self.live.read().get(&number) {

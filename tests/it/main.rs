@@ -19,6 +19,7 @@ mod meanwhile;
 mod model;
 mod recovery_edges;
 mod restart;
+mod scrub;
 mod smoke;
 mod support;
 mod verify;
