@@ -203,7 +203,11 @@ impl Engine {
     fn see(&self, keyed: &Keyed, candidates: &Candidates, now: Reading) -> Result<Seen> {
         let mut expired = None;
         for location in candidates.iter() {
-            let Some(record) = self.log.segments.read(location)? else { continue };
+            let record = match self.log.segments.read(location) {
+                Err(Error::Corrupt { .. }) if self.is_anothers(location, keyed.hash) => continue,
+                read => read?,
+            };
+            let Some(record) = record else { continue };
             let Some(stored) = Stored::of_record(record, &keyed.encoded) else { continue };
             if now.now_ms < stored.expires_ms {
                 return Ok(Seen::Live(stored));
@@ -211,6 +215,18 @@ impl Engine {
             expired.get_or_insert(location);
         }
         Ok(Seen::Absent(expired))
+    }
+
+    /// Whether the record at a place is surely that of a scope with another hash. The index has a
+    /// part of each hash, and damage is to be that of one scope alone; the hints have all of it.
+    fn is_anothers(&self, location: Location, hash: u64) -> bool {
+        let segments = &self.log.segments;
+        if !segments.is_recent(location.segment()) {
+            return !segments.may_name(location, hash, &self.hash_key);
+        }
+        let is_known = self.shard(hash).lock().index.is_recent(hash, location);
+        // The shards let go of them only after the segment has its hints.
+        !is_known && segments.is_recent(location.segment())
     }
 
     fn answer_stored(&self, stored: Stored, fingerprint: Fingerprint) -> Admitted {

@@ -133,6 +133,24 @@ impl Segments {
         }
     }
 
+    /// Whether the hints of a segment are still with the shards.
+    pub(crate) fn is_recent(&self, number: u64) -> bool {
+        let is_recent = |s: Arc<Segment>| matches!(*s.hints.lock(), SegmentHints::Recent);
+        self.get(number).is_some_and(is_recent)
+    }
+
+    /// Whether the hints of a segment that has some name a record with this hash at `location`;
+    /// where they cannot be read, they may.
+    pub(crate) fn may_name(&self, location: Location, hash: u64, hash_key: &HashKey) -> bool {
+        let Some(segment) = self.get(location.segment()) else { return true };
+        if matches!(*segment.hints.lock(), SegmentHints::Recent) {
+            return true;
+        }
+        let mut hints = Vec::new();
+        let read = self.hints_within(&segment, &(hash..=hash), hash_key, &mut hints);
+        read.is_err() || hints.iter().any(|hint| u64::from(hint.granule) == location.granule())
+    }
+
     /// The hints that no file holds.
     pub(crate) fn hints_in_memory(&self) -> Vec<(Binding, Arc<Hints>)> {
         let live = self.live.read();

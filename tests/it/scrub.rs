@@ -7,7 +7,8 @@ use std::time::Instant;
 use oncelog::{Background, Error, ManualClock, Options, Store};
 
 use crate::contract::support::{
-    BUCKET, PATIENCE, SEGMENT_BYTES, World, body, claim, kind, replay, run, scope, start, until,
+    BUCKET, BUFFERED, PATIENCE, SEGMENT_BYTES, World, body, claim, kind, replay, run, scope, start,
+    until,
 };
 
 /// Nothing waits at this rate.
@@ -69,6 +70,35 @@ fn a_scrub_finds_a_flipped_bit_and_the_rest_goes_on_being_served() {
     world.disk.corrupt(FIRST_SEGMENT, at, 0x10);
     await_round(&store);
     assert_eq!((store.damage(), store.stats().damaged_records), (Vec::new(), 0));
+}
+
+#[test]
+fn damaged_records_are_corrupt_for_their_scopes_alone() {
+    let world = World::new();
+    let options = || world.options().segment_bytes(4 << 20).durability(BUFFERED);
+    let store = world.open_with(options());
+    let keys: Vec<String> = (0..10_000).map(|number| format!("key-{number}")).collect();
+    keys.iter().for_each(|key| drop(run(&store, key, b"<response>")));
+    store.close().unwrap();
+    let store = world.open_with(options());
+    // Sealed, and with hints.
+    world.clock.advance(BUCKET);
+    store.expire().unwrap();
+    assert!(store.stats().segments >= 2 && world.disk.read(FIRST_SEGMENT).is_some());
+    let bytes = world.disk.read(FIRST_SEGMENT).unwrap();
+    let places = bytes.windows(10).enumerate().filter(|(_, window)| window == b"<response>");
+    let mut damaged = 0;
+    for (at, _) in places {
+        world.disk.corrupt(FIRST_SEGMENT, at as u64, 1);
+        damaged += 1;
+    }
+    let is_corrupt =
+        |key: &&String| matches!(store.lookup(scope(key)), Err(Error::Corrupt { segment: 1, .. }));
+    assert_eq!(keys.iter().filter(is_corrupt).count(), damaged);
+    // The index has a part of each hash: some of these meet the place of another scope.
+    for number in 0..600_000 {
+        assert_eq!(kind(&store, &format!("other-{number}")), "free");
+    }
 }
 
 #[test]
