@@ -19,6 +19,7 @@ use crate::log::cut::Cut;
 use crate::log::segments::Segments;
 use crate::log::walk::{Bad, UNPACED, read_readable, walk};
 use crate::log::{hint_name, segment_name};
+use crate::recovery::quarantine::Quarantine;
 use crate::recovery::{self, Inspected, SUPER};
 use crate::scope::{HashKey, Token};
 use crate::storage::disk::LOCK;
@@ -189,6 +190,8 @@ pub(crate) fn finish(
         segments: &found.segments,
         written: cut.last,
         checkpoint: *checkpoint,
+        // No backup is made of a store that has one.
+        quarantine: &Quarantine::default(),
         erasing,
     };
     let verified = verify::verify_log(&subject, tell)?;

@@ -49,6 +49,16 @@ pub enum Reads {
     Positioned,
 }
 
+/// What [`Options::open`](crate::Options::open) does about a segment that is damaged or missing.
+/// See [`Options::on_damage`](crate::Options::on_damage).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Nothing: the open is [`Error::Corrupt`], and every file stays as it is.
+    Refuse,
+    /// The segment is put in quarantine, and the store opens without what cannot be read of it.
+    Quarantine,
+}
+
 /// Who does the work that no caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Background {
@@ -104,6 +114,7 @@ pub(crate) struct Config {
     pub(crate) reads: Reads,
     pub(crate) background: Background,
     pub(crate) scrub_bytes_per_second: Option<u64>,
+    pub(crate) on_damage: OnDamage,
 }
 
 impl Default for Config {
@@ -123,6 +134,7 @@ impl Default for Config {
             reads: Reads::Mapped,
             background: Background::Threads,
             scrub_bytes_per_second: None,
+            on_damage: OnDamage::Refuse,
         }
     }
 }

@@ -85,7 +85,7 @@ struct Readme;
 pub use backup::Backup;
 pub use claim::{Claim, Orphan, Permit};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use config::{Background, Create, Durability, OrphanPolicy, Phase, Progress, Reads};
+pub use config::{Background, Create, Durability, OnDamage, OrphanPolicy, Phase, Progress, Reads};
 pub use engine::outcome::{
     Conflict, ConflictState, InProgress, Kept, OrphanCause, OrphanInfo, Status, Stored, StoredBytes,
 };
@@ -93,6 +93,6 @@ pub use error::{Error, Result};
 pub use expiry::Expired;
 pub use future::{ClaimFuture, CompleteFuture, EndFuture, LookupFuture};
 pub use scope::{Fingerprint, OperationId, Scope, Token};
-pub use stats::{Recovery, Stats};
+pub use stats::{Quarantined, Recovery, Stats};
 pub use store::{Options, Store};
 pub use verify::{Damage, Verification};

@@ -20,6 +20,7 @@ use crate::log::segments::{Segment, Segments};
 use crate::log::walk::{Bad, Pace, UNPACED, Walk, read_readable, walk};
 use crate::log::{hint_name, segment_name};
 use crate::recovery::SUPER;
+use crate::recovery::quarantine::{self, Quarantine};
 use crate::scope::HashKey;
 use crate::storage::{Access, File, Storage};
 use crate::sync::Mutex;
@@ -32,7 +33,8 @@ pub struct Verification {
     pub segments: u64,
     /// Records that verified.
     pub records: u64,
-    /// Bytes read and checked: records, headers, hint files, `SUPER` and `CHECKPOINT`.
+    /// Bytes read and checked: records, headers, hint files, `SUPER`, `CHECKPOINT`, and
+    /// `QUARANTINE` where there is one.
     pub bytes: u64,
     /// Every place where something else stands than should, by segment.
     pub damage: Vec<Damage>,
@@ -67,6 +69,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) written: Lsn,
     /// What CHECKPOINT says, or has said a moment ago.
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) quarantine: &'a Quarantine,
     /// Who erases records holds it.
     pub(crate) erasing: &'a Mutex<()>,
 }
@@ -78,6 +81,7 @@ pub(crate) struct Subject<'a> {
 pub(crate) fn verify(subject: &Subject<'_>, tell: &dyn Fn(Progress)) -> Result<Verification> {
     let mut found = Verification::default();
     subject.super_file(&mut found)?;
+    subject.quarantine_file(&mut found)?;
     subject.log(&mut found, tell)?;
     Ok(found)
 }
@@ -127,6 +131,20 @@ impl Subject<'_> {
         }
         if superblock.store != self.store {
             found.note(0, 0, "SUPER is that of another store");
+        }
+        Ok(())
+    }
+
+    /// Nothing writes it while the store is open.
+    fn quarantine_file(&self, found: &mut Verification) -> Result<()> {
+        if self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let expected = self.quarantine.encode(self.store);
+        match self.small_file(quarantine::NAME, expected.len(), found)? {
+            None => found.note(0, 0, "QUARANTINE is missing"),
+            Some(bytes) if bytes != expected => found.note(0, 0, "QUARANTINE does not verify"),
+            Some(_) => {}
         }
         Ok(())
     }

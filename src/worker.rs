@@ -12,7 +12,9 @@ use crate::config::Progress;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::expiry::{self, Expired};
+use crate::log::number_of;
 use crate::log::writer::Helpers;
+use crate::recovery::quarantine;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, thread};
 use crate::verify::{self, Subject, Verification};
@@ -305,6 +307,11 @@ pub(crate) fn backup(
 ) -> Result<Backup> {
     engine.check_closed()?;
     engine.log.check_poison()?;
+    let (oldest, now_ms) = (engine.log.segments.oldest(), engine.now().now_ms);
+    if let Some(segment) = engine.quarantine.first_live(oldest, now_ms) {
+        let what = "it is in quarantine, and no backup would be whole";
+        return Err(Error::Corrupt { segment, offset: 0, what });
+    }
     let _locked = backup::begin(target)?;
     // Once the store is closed its directory may be somebody else's: what is wrong is that.
     let or_closed = |error| engine.check_closed().err().unwrap_or(error);
@@ -343,6 +350,7 @@ fn subject(engine: &Engine) -> Subject<'_> {
         segments: &engine.log.segments,
         written: engine.log.written(),
         checkpoint: engine.log.checkpointed(),
+        quarantine: &engine.quarantine,
         erasing: &engine.expiring,
     }
 }
@@ -364,8 +372,13 @@ pub(crate) fn expire(engine: &Engine) -> Result<Expired> {
     (expired.segments, expired.bytes) = (dropped.segments, dropped.bytes);
     expired.responses = sealed[..due].iter().map(|(_, s)| u64::from(s.completes)).sum();
     for name in dropped.names {
-        // A file that stays is removed at the next open: CHECKPOINT says that it is not live.
-        engine.storage.remove(&name).ok();
+        let number = number_of(&name, ".seg").or(number_of(&name, ".idx"));
+        // A file that stays is dealt with at the next open: CHECKPOINT says that it is not live.
+        if number.is_some_and(|number| engine.quarantine.has(number)) {
+            quarantine::put_aside(&*engine.storage, &name).ok();
+        } else {
+            engine.storage.remove(&name).ok();
+        }
     }
     engine.storage.sync_dir().ok();
     engine.sweep();

@@ -165,6 +165,7 @@ impl Engine {
                 }
                 let candidates = self.candidates(&shard, keyed.hash);
                 if candidates.is_empty() {
+                    self.quarantine.check_absent(now.now_ms)?;
                     return self.stage(
                         &mut shard,
                         keyed,
@@ -178,7 +179,10 @@ impl Engine {
             };
             let replaced = match self.see(keyed, &candidates, now) {
                 Ok(Seen::Live(stored)) => return Ok(self.answer_stored(stored, fingerprint)),
-                Ok(Seen::Absent(replaced)) => replaced,
+                Ok(Seen::Absent(replaced)) => {
+                    self.quarantine.check_absent(now.now_ms)?;
+                    replaced
+                }
                 Err(_) if self.has_changed(keyed.hash, changes) => continue,
                 Err(error) => return Err(error),
             };
@@ -256,6 +260,7 @@ impl Engine {
         };
         self.lapse(entry, now);
         if entry.is_orphan() && !entry.permit && self.is_expired(entry, now) {
+            self.quarantine.check_absent(now.now_ms)?;
             let (open, replaced) = (entry.open.clone(), entry.replaced);
             self.log.append_expiry(&open.facts, now)?;
             self.counters.orphans_expired.add(1);
@@ -268,6 +273,8 @@ impl Engine {
         if entry.open.facts.fingerprint == fingerprint
             && entry.is_orphan()
             && self.config.on_orphan == OrphanPolicy::Rerun
+            // It may have completed: that is for somebody to find out.
+            && !self.quarantine.may_have_ended(entry.token(), now.now_ms)
         {
             let (open, replaced) = (entry.open.clone(), entry.replaced);
             let before = Before { previous: Some(&open), replaced };
@@ -401,17 +408,20 @@ impl Engine {
                     if !entry.is_orphan() {
                         return Ok(Some(Status::InProgress(self.in_progress(entry, now))));
                     }
-                    let live = entry.permit || !self.is_expired(entry, now);
-                    return Ok(
-                        live.then(|| Status::Orphaned(OrphanInfo { open: entry.open.clone() }))
-                    );
+                    if !entry.permit && self.is_expired(entry, now) {
+                        return self.quarantine.check_absent(now.now_ms).map(|()| None);
+                    }
+                    return Ok(Some(Status::Orphaned(OrphanInfo { open: entry.open.clone() })));
                 }
                 (shard.changes, self.candidates(&shard, keyed.hash))
             };
             match self.see(keyed, &candidates, now) {
                 Ok(Seen::Live(stored)) => return Ok(Some(Status::Completed(stored))),
                 seen if self.has_changed(keyed.hash, changes) => drop(seen),
-                seen => return seen.map(|_| None),
+                Ok(Seen::Absent(_)) => {
+                    return self.quarantine.check_absent(now.now_ms).map(|()| None);
+                }
+                Err(error) => return Err(error),
             }
         }
     }

@@ -17,6 +17,7 @@ mod layering;
 mod linear;
 mod meanwhile;
 mod model;
+mod quarantine;
 mod recovery_edges;
 mod restart;
 mod scrub;
