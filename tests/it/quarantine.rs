@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use oncelog::{Claim, Error, OnDamage, Options, OrphanPolicy, Status, Store};
 
 use crate::contract::support::{
-    BUCKET, DAY, MS, SEGMENT_BYTES, TTL, World, body, claim, granted, kind, orphaned, replay, run,
-    scope,
+    BUCKET, BUFFERED, DAY, MS, SEGMENT_BYTES, TTL, World, body, claim, granted, kind, orphaned,
+    replay, run, scope,
 };
 use crate::support::disk::{SimDisk, Survival};
 use crate::support::rng::Rng;
@@ -608,6 +608,29 @@ fn a_crash_between_the_drop_of_a_segment_and_its_rename_deletes_no_evidence() {
             assert_eq!(kept.as_ref(), Some(&evidence_here), "step {step}, {survival:?}");
         }
     }
+}
+
+#[test]
+fn what_is_shown_of_a_damaged_tail_is_on_the_disk() {
+    let world = World::new();
+    let store = world.open_with(world.options().durability(BUFFERED));
+    for key in ["first", "second", "third"] {
+        run(&store, key, &response(key));
+    }
+    store.sync().unwrap();
+    run(&store, "late", &response("late"));
+    // Killed: what was written since the sync is in the page cache alone.
+    let world = world.on(world.disk.after_kill());
+    drop(store);
+    let at = place_in(&world, 1, b"<response of second>").unwrap();
+    world.disk.corrupt(&segment_file(1), at + 20, 1);
+    assert_eq!(answer(&open_without(&world), "late"), "completed");
+    let world = world.on(world.disk.after_power_cut(1, Survival::None));
+    let store = world.open();
+    for key in ["first", "late"] {
+        assert_eq!(answer(&store, key), "completed", "{key}");
+    }
+    assert_in_doubt(&store, "never", 1);
 }
 
 /// A way to lose something.
