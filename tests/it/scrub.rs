@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oncelog::{Background, Error, ManualClock, Options, Store};
 
 use crate::contract::support::{
-    BUCKET, BUFFERED, PATIENCE, SEGMENT_BYTES, World, body, claim, kind, replay, run, scope, start,
-    until,
+    BUCKET, BUFFERED, SEGMENT_BYTES, World, body, claim, kind, replay, run, scope, start, until,
 };
 
 /// Nothing waits at this rate.
@@ -152,11 +151,13 @@ fn damage_of_a_segment_that_was_dropped_is_forgotten() {
 #[test]
 fn a_store_closes_at_once_while_its_scrub_waits() {
     let world = filled();
-    // A piece takes days.
-    let store = world.open_with(scrubbing(&world, 1));
+    // A segment takes 2.7 seconds, and its hint file less.
+    let store = world.open_with(scrubbing(&world, 24 * 1024));
+    until(|| store.stats().scrubbed_bytes > SEGMENT_BYTES);
+    // Now it waits for the next segment.
     let closing = Instant::now();
     store.close().unwrap();
-    assert!(closing.elapsed() < PATIENCE, "the close waited for the scrub");
+    assert!(closing.elapsed() < Duration::from_millis(1_300), "the close waited for the scrub");
     world.open();
 }
 
