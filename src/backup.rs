@@ -17,8 +17,9 @@ use crate::location::Lsn;
 use crate::log::checkpoints;
 use crate::log::cut::Cut;
 use crate::log::segments::Segments;
-use crate::log::walk::{Bad, read_readable, walk};
+use crate::log::walk::{Bad, UNPACED, read_readable, walk};
 use crate::log::{hint_name, segment_name};
+use crate::recovery::quarantine::Quarantine;
 use crate::recovery::{self, Inspected, SUPER};
 use crate::scope::{HashKey, Token};
 use crate::storage::disk::LOCK;
@@ -189,6 +190,8 @@ pub(crate) fn finish(
         segments: &found.segments,
         written: cut.last,
         checkpoint: *checkpoint,
+        // No backup is made of a store that has one.
+        quarantine: &Quarantine::default(),
         erasing,
     };
     let verified = verify::verify_log(&subject, tell)?;
@@ -247,7 +250,7 @@ fn copy_segment(
     let file = source.storage.open(&name, Access::ReadPositioned);
     let file = file.map_err(Error::io("open a segment to copy it"))?;
     let len = usize::try_from(header.segment_bytes).expect("a segment is at most 64 MiB");
-    let (mut bytes, unread) = read_readable(&*file, len);
+    let (mut bytes, unread) = read_readable(&*file, len, UNPACED)?;
     let walk = walk(&*file, header, &mut bytes, upto, source.hash_key, None);
     if let Some(&Bad { offset, what }) = unread.iter().chain(&walk.bad).next() {
         return Err(Error::Corrupt { segment: header.segment, offset, what });

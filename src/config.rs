@@ -49,10 +49,21 @@ pub enum Reads {
     Positioned,
 }
 
+/// What [`Options::open`](crate::Options::open) does about a segment that is damaged or missing.
+/// See [`Options::on_damage`](crate::Options::on_damage).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDamage {
+    /// Nothing: the open is [`Error::Corrupt`], and every file stays as it is.
+    Refuse,
+    /// The segment is put in quarantine, and the store opens without what cannot be read of it.
+    Quarantine,
+}
+
 /// Who does the work that no caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Background {
-    /// Two threads: one commits for async callers and syncs, one prepares and drops segments.
+    /// Threads: one commits for async callers and syncs, one allocates, one writes hints and drops
+    /// segments, and one scrubs where that is asked for.
     Threads,
     /// The calls themselves, before they return. Nothing happens between calls, which makes a run
     /// repeatable; a future then blocks the thread that polls it while it commits.
@@ -102,6 +113,8 @@ pub(crate) struct Config {
     pub(crate) expected_keys: u64,
     pub(crate) reads: Reads,
     pub(crate) background: Background,
+    pub(crate) scrub_bytes_per_second: Option<u64>,
+    pub(crate) on_damage: OnDamage,
 }
 
 impl Default for Config {
@@ -120,6 +133,8 @@ impl Default for Config {
             expected_keys: 0,
             reads: Reads::Mapped,
             background: Background::Threads,
+            scrub_bytes_per_second: None,
+            on_damage: OnDamage::Refuse,
         }
     }
 }
@@ -156,6 +171,9 @@ impl Config {
             return invalid("segment_bytes must be a multiple of 4096 from 64 KiB to 64 MiB");
         }
         self.check_budget(self.segment_bytes)?;
+        if self.scrub_bytes_per_second == Some(0) {
+            return invalid("scrub_bytes_per_second must be at least 1");
+        }
         if self.open_claims_per_organization_max == Some(0) {
             return invalid("open_claims_per_organization_max must be at least 1");
         }

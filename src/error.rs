@@ -22,7 +22,8 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// Bytes that were durable do not verify. Damage is never taken for absence: a scope whose
-    /// record is damaged gets this error, not a grant.
+    /// record is damaged gets this error, not a grant. Where an open answers it,
+    /// [`Options::on_damage`](crate::Options::on_damage) says what can be done.
     Corrupt {
         /// The sequence number of the segment, counted from 1; 0 for the files beside the segments.
         segment: u64,

@@ -68,6 +68,7 @@ mod parallel;
 mod random;
 mod recovery;
 mod scope;
+mod scrub;
 mod snapshot;
 mod stats;
 pub mod storage;
@@ -86,7 +87,7 @@ struct Readme;
 pub use backup::Backup;
 pub use claim::{Claim, Orphan, Permit};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use config::{Background, Create, Durability, OrphanPolicy, Phase, Progress, Reads};
+pub use config::{Background, Create, Durability, OnDamage, OrphanPolicy, Phase, Progress, Reads};
 pub use engine::outcome::{
     Conflict, ConflictState, InProgress, Kept, OrphanCause, OrphanInfo, Status, Stored, StoredBytes,
 };
@@ -95,7 +96,7 @@ pub use expiry::Expired;
 pub use future::{ClaimFuture, CompleteFuture, EndFuture, LookupFuture};
 pub use scope::{Fingerprint, OperationId, Scope, Token};
 pub use snapshot::{Entries, Entry, Snapshot, Totals};
-pub use stats::{Recovery, Stats};
+pub use stats::{Quarantined, Recovery, Stats};
 pub use store::{Options, Store};
 pub use verify::{Damage, Verification};
 pub use warning::Warning;

@@ -156,8 +156,8 @@ impl Snapshot {
     /// What a scope held. `None` where it was free.
     ///
     /// # Errors
-    /// `Invalid` or `TooLarge` for the scope; `Corrupt` where the record of this scope is damaged;
-    /// `Io`.
+    /// `Invalid` or `TooLarge` for the scope; `Corrupt` where the record of this scope is damaged,
+    /// or may have been in a segment in quarantine; `Io`.
     pub fn lookup(&self, scope: Scope<'_>) -> Result<Option<Status>> {
         let keyed = Keyed::new(scope, &self.view.hash_key)?;
         let from = self.open.partition_point(|(hash, _)| *hash < keyed.hash);
@@ -176,7 +176,7 @@ impl Snapshot {
                 return Ok(Some(Status::Completed(stored)));
             }
         }
-        Ok(None)
+        self.view.quarantine.check_absent(self.time.read().now_ms).map(|()| None)
     }
 
     /// Every claim whose outcome is unknown, oldest first.
@@ -255,6 +255,7 @@ impl Snapshot {
             written: view.last,
             checkpoint: view.checkpoint,
             erasing: &Mutex::new(()),
+            quarantine: &view.quarantine,
         };
         verify::verify(&subject, &*self.progress)
     }

@@ -74,6 +74,19 @@ pub struct Stats {
     pub records: u64,
     /// Bytes appended, headers and padding included.
     pub appended_bytes: u64,
+    /// Bytes that the scrub has read; 0 without
+    /// [`Options::scrub_bytes_per_second`](crate::Options::scrub_bytes_per_second).
+    pub scrubbed_bytes: u64,
+    /// How often the scrub has read all sealed segments.
+    pub scrub_rounds: u64,
+    /// Damaged places in live segments that the scrub knows of, at most 1,000: an alarm.
+    /// [`Store::damage`](crate::Store::damage) lists them.
+    pub damaged_records: u64,
+    /// Segments in quarantine: an alarm. See [`OnDamage::Quarantine`](crate::OnDamage).
+    pub quarantined_segments: u64,
+    /// Until then, in store time, a scope that the store does not know is
+    /// [`Error::Corrupt`](crate::Error::Corrupt), since it may have been in what was lost.
+    pub quarantined_until: Option<SystemTime>,
 }
 
 /// One counter. `Relaxed` throughout: each is read alone, and orders nothing.
@@ -164,4 +177,19 @@ pub struct Recovery {
     pub erasures_finished: u64,
     /// What stands in the way of the store's promises here, such as a file system in memory.
     pub warnings: Vec<Warning>,
+    /// The segments that are in quarantine, those that were before this open too.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// A damaged segment that the store was opened without; see
+/// [`OnDamage::Quarantine`](crate::OnDamage).
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its sequence number, counted from 1.
+    pub segment: u64,
+    /// Until then, in store time, a scope that the store does not know is
+    /// [`Error::Corrupt`](crate::Error::Corrupt). `None` where the hint file names every response
+    /// of the segment: those scopes alone are, until the segment expires.
+    pub until: Option<SystemTime>,
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::backup::{self, Backup, Target};
 use crate::claim::{Claim, Orphan};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Background, Config, Create, Durability, OrphanPolicy, Progress, Reads};
+use crate::config::{
+    Background, Config, Create, Durability, OnDamage, OrphanPolicy, Progress, Reads,
+};
 use crate::engine::Engine;
 use crate::engine::admit::{Admitted, Caller};
 use crate::engine::outcome::{Answer, OrphanInfo, Status};
@@ -23,7 +25,7 @@ use crate::stats::{Recovery, Stats};
 use crate::storage::Storage;
 use crate::storage::disk::{Appends, DiskStorage, LOCK};
 use crate::sync::{Mutex, Signal};
-use crate::verify::Verification;
+use crate::verify::{Damage, Verification};
 use crate::worker::{self, Workers};
 
 /// A handle on an open store. Clones share it; the drop of the last one closes it.
@@ -450,7 +452,7 @@ impl Store {
     ///
     /// # Errors
     /// `Invalid` where the directory is not empty; `Corrupt` where the store, or what was copied,
-    /// is damaged; `Poisoned`, `Io`, `Closed`. Nothing is removed.
+    /// is damaged, or a segment is in quarantine; `Poisoned`, `Io`, `Closed`. Nothing is removed.
     pub fn backup(&self, dir: impl AsRef<Path>) -> Result<Backup> {
         let dir = dir.as_ref();
         self.0.engine.check_closed()?;
@@ -492,6 +494,23 @@ impl Store {
     /// ```
     pub fn stats(&self) -> Stats {
         self.0.engine.stats()
+    }
+
+    /// What the scrub of [`Options::scrub_bytes_per_second`] knows to be damaged, by segment: at
+    /// most 1,000 places of segments that are live. A damaged record is [`Error::Corrupt`] for its
+    /// scope alone, and everything else goes on being served. Empty without a scrub.
+    ///
+    /// ```
+    /// # use oncelog::Store;
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::options().scrub_bytes_per_second(1 << 20).open(dir.path())?;
+    /// for damage in store.damage() {
+    ///     eprintln!("segment {} at {}: {}", damage.segment, damage.offset, damage.what);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn damage(&self) -> Vec<Damage> {
+        self.0.engine.scrub.damage()
     }
 
     /// How long a response is kept, from its completion on.
@@ -696,6 +715,62 @@ impl Options {
         self
     }
 
+    /// What to do about a segment that is damaged or missing. Default: [`OnDamage::Refuse`]. Open
+    /// with it first; where the answer is [`Error::Corrupt`], try to get the file back (from a
+    /// backup, from a disk that was unplugged), and keep a copy of the directory as it is.
+    ///
+    /// Under [`OnDamage::Quarantine`] the store opens without what cannot be read, and
+    /// [`Recovery::quarantined`] lists the segments that this is about:
+    ///
+    /// - *A sealed segment whose file is missing or has a bad header, and whose hint file is
+    ///   sound:* the hint file names every response that was in it. Those that cannot be read are
+    ///   [`Error::Corrupt`] until the segment expires, and nothing else is touched.
+    /// - *Any other:* its records before and behind the bad places are served. Nobody knows which
+    ///   scopes stood in the bad places, so **every scope that the store does not know answers
+    ///   [`Error::Corrupt`], to claims too**, until everything that may have been there is past:
+    ///   [`Stats::quarantined_until`]. That is when the segment behind it was begun (or this open,
+    ///   where there is none) and the ttl more, or the longest time that any response known was
+    ///   kept for, where that is longer. The ttl must not have been longer than that. Meanwhile
+    ///   responses are replayed, and what was claimed can be completed. A claim whose end may have
+    ///   been there is an orphan, which [`OrphanPolicy::Rerun`] does not run again by itself;
+    ///   [`Store::unresolved`] lists only those that are known.
+    ///
+    /// Which segments are in quarantine, and until when, is kept in the file `QUARANTINE`, durable
+    /// before the store opens, and holds for later opens under either option; store time alone
+    /// ends it. No file of such a segment is ever deleted: where it would expire it is renamed to
+    /// `<name>.quarantined`, which is for the operator to remove. Meanwhile [`Store::verify`]
+    /// reports the damage, and [`Store::backup`] is [`Error::Corrupt`].
+    ///
+    /// A damaged `SUPER`, `CHECKPOINT` or `QUARANTINE` is [`Error::Corrupt`], and what the device
+    /// refuses to read is [`Error::Io`], whatever is set here.
+    ///
+    /// ```
+    /// # use oncelog::{OnDamage, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// let store = Store::options().on_damage(OnDamage::Quarantine).open(dir.path())?;
+    /// for quarantined in &store.recovery().quarantined {
+    ///     eprintln!("segment {} until {:?}", quarantined.segment, quarantined.until);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_damage(mut self, on_damage: OnDamage) -> Self {
+        self.config.on_damage = on_damage;
+        self
+    }
+
+    /// Lets a thread verify the sealed segments round and round, as [`Store::verify`] would, at so
+    /// many bytes a second of real time at most, so that damage is known before it is asked for:
+    /// [`Stats::damaged_records`], [`Store::damage`]. It reads 1 MiB at a time and has one segment,
+    /// of at most 64 MiB, in memory. Default: none; at least 1. Without effect under
+    /// [`Background::Inline`].
+    ///
+    /// A round takes the sealed segments' bytes, divided by this: at 1 MiB a second, 3 GiB take 50
+    /// minutes.
+    pub fn scrub_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.config.scrub_bytes_per_second = Some(bytes);
+        self
+    }
+
     /// Is called, on the calling thread, while a store is opened, verified or backed up. It has to
     /// return soon and must not call the store: during a backup expiry and erasure wait for it, and
     /// a `close` from there would wait for itself.
@@ -715,7 +790,7 @@ impl Options {
     /// # Errors
     /// `Invalid` for an option; `Missing` under [`Create::Never`]; `AlreadyOpen` where somebody has
     /// it open; `Version` for a newer format; `Corrupt` where what was durable is damaged, with
-    /// every file untouched; `Io`.
+    /// every file untouched ([`Options::on_damage`] says what can be done about it); `Io`.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         self.config.check()?;
         let dir = dir.as_ref();

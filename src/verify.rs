@@ -17,9 +17,10 @@ use crate::format::superblock::{self, Superblock};
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints;
 use crate::log::segments::{Segment, Segments};
-use crate::log::walk::{Bad, Walk, read_readable, walk};
+use crate::log::walk::{Bad, Pace, UNPACED, Walk, read_readable, walk};
 use crate::log::{hint_name, segment_name};
 use crate::recovery::SUPER;
+use crate::recovery::quarantine::{self, Quarantine};
 use crate::scope::HashKey;
 use crate::storage::{Access, File, Storage};
 use crate::sync::Mutex;
@@ -32,7 +33,8 @@ pub struct Verification {
     pub segments: u64,
     /// Records that verified.
     pub records: u64,
-    /// Bytes read and checked: records, headers, hint files, `SUPER` and `CHECKPOINT`.
+    /// Bytes read and checked: records, headers, hint files, `SUPER`, `CHECKPOINT`, and
+    /// `QUARANTINE` where there is one.
     pub bytes: u64,
     /// Every place where something else stands than should, by segment.
     pub damage: Vec<Damage>,
@@ -67,6 +69,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) written: Lsn,
     /// What CHECKPOINT says, or has said a moment ago.
     pub(crate) checkpoint: Checkpoint,
+    pub(crate) quarantine: &'a Quarantine,
     /// Who erases records holds it.
     pub(crate) erasing: &'a Mutex<()>,
 }
@@ -78,6 +81,7 @@ pub(crate) struct Subject<'a> {
 pub(crate) fn verify(subject: &Subject<'_>, tell: &dyn Fn(Progress)) -> Result<Verification> {
     let mut found = Verification::default();
     subject.super_file(&mut found)?;
+    subject.quarantine_file(&mut found)?;
     subject.log(&mut found, tell)?;
     Ok(found)
 }
@@ -131,6 +135,20 @@ impl Subject<'_> {
         Ok(())
     }
 
+    /// Nothing writes it while the store is open.
+    fn quarantine_file(&self, found: &mut Verification) -> Result<()> {
+        if self.quarantine.is_empty() {
+            return Ok(());
+        }
+        let expected = self.quarantine.encode(self.store);
+        match self.small_file(quarantine::NAME, expected.len(), found)? {
+            None => found.note(0, 0, "QUARANTINE is missing"),
+            Some(bytes) if bytes != expected => found.note(0, 0, "QUARANTINE does not verify"),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
     fn checkpoint_file(&self, found: &mut Verification) -> Result<()> {
         let mut damage = self.checkpoint_damage(found)?;
         // A slot may be written while it is read: damage stays as it is.
@@ -177,7 +195,7 @@ impl Subject<'_> {
         found: &mut Verification,
     ) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.open(name)? else { return Ok(None) };
-        let (bytes, unread) = read_readable(&*file, len);
+        let (bytes, unread) = read_readable(&*file, len, UNPACED)?;
         found.note_all(0, &unread);
         found.bytes += len as u64;
         Ok(Some(bytes))
@@ -200,19 +218,38 @@ impl Subject<'_> {
         for (segment, done) in live.iter().zip(0..) {
             tell(Progress { phase: Phase::Verifying, done, total });
             let summary = sealed.iter().find(|(number, _)| *number == segment.number);
-            match self.segment(segment, summary.map(|(_, summary)| summary)) {
-                Ok(part) if part.is_clean() => found.add(part),
-                // Dropped, and perhaps removed, since the list was made.
-                _ if segment.number < self.segments.oldest() => {}
-                Ok(part) => found.add(part),
-                Err(error) => return Err(error),
+            let summary = summary.map(|(_, summary)| summary);
+            if let Some(part) = self.live_segment(segment, summary, UNPACED)? {
+                found.add(part);
             }
         }
         tell(Progress { phase: Phase::Verifying, done: total, total });
         Ok(())
     }
 
-    fn segment(&self, segment: &Segment, sealed: Option<&Summary>) -> Result<Verification> {
+    /// Verifies a segment; `None` where it was dropped since the caller learned of it.
+    ///
+    /// # Errors
+    /// `Io` where a file that is there cannot be opened; what `pace` answers.
+    pub(crate) fn live_segment(
+        &self,
+        segment: &Segment,
+        sealed: Option<&Summary>,
+        pace: Pace<'_>,
+    ) -> Result<Option<Verification>> {
+        match self.segment(segment, sealed, pace) {
+            Ok(part) if part.is_clean() => Ok(Some(part)),
+            _ if segment.number < self.segments.oldest() => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    fn segment(
+        &self,
+        segment: &Segment,
+        sealed: Option<&Summary>,
+        pace: Pace<'_>,
+    ) -> Result<Verification> {
         let mut found = Verification::default();
         let number = segment.number;
         let in_files = number <= self.checkpoint.tail || segment.header.first_lsn <= self.written;
@@ -229,7 +266,7 @@ impl Subject<'_> {
             return Ok(found);
         }
         let len = usize::try_from(segment.bytes).expect("a segment is at most 64 MiB");
-        let (mut bytes, unread) = read_readable(&*file, len);
+        let (mut bytes, unread) = read_readable(&*file, len, pace)?;
         found.note_all(number, &unread);
         let expected = segment.header.encode();
         let copy_bytes = expected.len() / 2;
@@ -248,7 +285,7 @@ impl Subject<'_> {
         if let Some(sealed) = sealed
             && walk.bad.is_empty()
         {
-            self.sealed_segment(segment, sealed, &walk, &mut found)?;
+            self.sealed_segment(segment, sealed, &walk, &mut found, pace)?;
         }
         Ok(found)
     }
@@ -260,6 +297,7 @@ impl Subject<'_> {
         sealed: &Summary,
         walk: &Walk,
         found: &mut Verification,
+        pace: Pace<'_>,
     ) -> Result<()> {
         let number = segment.number;
         let Some((seal_lsn, seal_offset, summary)) = walk.seal else {
@@ -279,7 +317,7 @@ impl Subject<'_> {
         };
         let size = file.size().map_err(Error::io("read a hint file"))?;
         let size = usize::try_from(size.min(Location::SEGMENT_BYTES_MAX)).expect("64 MiB at most");
-        let (bytes, unread) = read_readable(&*file, size);
+        let (bytes, unread) = read_readable(&*file, size, pace)?;
         found.note_all(number, &unread);
         found.bytes += bytes.len() as u64;
         let differs = match erased_hints(&bytes, segment, walk) {

@@ -1,6 +1,7 @@
 //! The background threads: one commits for async callers and syncs in time, one makes room ahead
-//! of the log, one does what no caller waits for. The only home of threads that stay. A panic
-//! while one commits, or prepares what callers wait for, poisons the store through the log.
+//! of the log, one does what no caller waits for, and one scrubs where that is asked for. The only
+//! home of threads that stay. A panic while one commits, or prepares what callers wait for, poisons
+//! the store through the log.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,7 +12,9 @@ use crate::config::Progress;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::expiry::{self, Expired};
+use crate::log::number_of;
 use crate::log::writer::Helpers;
+use crate::recovery::quarantine;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, thread};
 use crate::verify::{self, Subject, Verification};
@@ -20,6 +23,8 @@ use crate::verify::{self, Subject, Verification};
 const IDLE: Duration = Duration::from_secs(1);
 /// How often an idle store writes the time down, so that a restart does not question the clock.
 const MARK_EVERY: Duration = Duration::from_secs(3_600);
+/// How soon a scrub that found no sealed segment looks again.
+const SCRUB_AGAIN: Duration = Duration::from_secs(1);
 /// The longest that the upkeep thread sleeps.
 const UPKEEP_EVERY_MAX: Duration = Duration::from_secs(600);
 
@@ -31,6 +36,7 @@ pub(crate) struct Bell {
     for_commit: Condvar,
     for_blocks: Condvar,
     for_upkeep: Condvar,
+    for_scrub: Condvar,
     /// Something was committed since the committer last looked. `Release` by whoever committed,
     /// `Acquire` where it is taken.
     active: AtomicBool,
@@ -98,8 +104,14 @@ impl Workers {
         let blocks = workers.spawn("oncelog-blocks", move || blocks_loop(&weak, &rung));
         blocks.inspect_err(|_| workers.stop())?;
         let weak = Arc::downgrade(engine);
-        let upkeep = workers.spawn("oncelog-upkeep", move || upkeep_loop(&weak, &bell));
+        let rung = Arc::clone(&bell);
+        let upkeep = workers.spawn("oncelog-upkeep", move || upkeep_loop(&weak, &rung));
         upkeep.inspect_err(|_| workers.stop())?;
+        if let Some(rate) = engine.config.scrub_bytes_per_second {
+            let weak = Arc::downgrade(engine);
+            let scrub = workers.spawn("oncelog-scrub", move || scrub_loop(&weak, &bell, rate));
+            scrub.inspect_err(|_| workers.stop())?;
+        }
         Ok(workers)
     }
 
@@ -114,7 +126,8 @@ impl Workers {
     /// Ends the threads and waits for them.
     pub(crate) fn stop(&self) {
         self.bell.state.lock().stop = true;
-        for rung in [&self.bell.for_commit, &self.bell.for_blocks, &self.bell.for_upkeep] {
+        let Bell { for_commit, for_blocks, for_upkeep, for_scrub, .. } = &*self.bell;
+        for rung in [for_commit, for_blocks, for_upkeep, for_scrub] {
             rung.notify_one();
         }
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -165,6 +178,24 @@ impl Bell {
                     self.for_commit.wait_for(&mut asked, at.saturating_sub(now));
                 }
             }
+        }
+    }
+}
+
+impl Bell {
+    /// Waits for so long; `Closed` at once where the threads are to end.
+    fn pause(&self, time: Duration) -> Result<()> {
+        let end = real_monotonic().saturating_add(time);
+        let mut asked = self.state.lock();
+        loop {
+            if asked.stop {
+                return Err(Error::Closed);
+            }
+            let left = end.saturating_sub(real_monotonic());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.for_scrub.wait_for(&mut asked, left);
         }
     }
 }
@@ -246,6 +277,23 @@ fn upkeep_loop(engine: &Weak<Engine>, bell: &Bell) {
     }
 }
 
+/// Verifies the sealed segments round and round: a piece of a file, then a rest of as long as the
+/// piece may take.
+fn scrub_loop(engine: &Weak<Engine>, bell: &Bell, bytes_per_second: u64) {
+    let pace = |bytes: u64| {
+        let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second);
+        bell.pause(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    };
+    loop {
+        let Some(engine) = engine.upgrade() else { return };
+        let Ok(segments) = engine.scrub.round(&subject(&engine), &pace) else { return };
+        drop(engine);
+        if segments == 0 && bell.pause(SCRUB_AGAIN).is_err() {
+            return;
+        }
+    }
+}
+
 /// Often enough to drop a segment within a tenth of its bucket.
 fn upkeep_every(engine: &Engine) -> Duration {
     (engine.config.bucket() / 10).clamp(Duration::from_millis(100), UPKEEP_EVERY_MAX)
@@ -259,6 +307,11 @@ pub(crate) fn backup(
 ) -> Result<Backup> {
     engine.check_closed()?;
     engine.log.check_poison()?;
+    let (oldest, now_ms) = (engine.log.segments.oldest(), engine.now().now_ms);
+    if let Some(segment) = engine.quarantine.first_live(oldest, now_ms) {
+        let what = "it is in quarantine, and no backup would be whole";
+        return Err(Error::Corrupt { segment, offset: 0, what });
+    }
     let _locked = backup::begin(target)?;
     // Once the store is closed its directory may be somebody else's: what is wrong is that.
     let or_closed = |error| engine.check_closed().err().unwrap_or(error);
@@ -282,19 +335,24 @@ pub(crate) fn backup(
 /// Verifies every live byte; see [`Store::verify`](crate::Store::verify).
 pub(crate) fn verify(engine: &Engine, tell: &dyn Fn(Progress)) -> Result<Verification> {
     engine.check_closed()?;
-    let subject = Subject {
+    let found = verify::verify(&subject(engine), tell)?;
+    // Once the store is closed the directory may be somebody else's.
+    engine.check_closed()?;
+    Ok(found)
+}
+
+/// What a verification that begins now goes by.
+fn subject(engine: &Engine) -> Subject<'_> {
+    Subject {
         storage: &*engine.storage,
         store: engine.log.store(),
         hash_key: &engine.hash_key,
         segments: &engine.log.segments,
         written: engine.log.written(),
         checkpoint: engine.log.checkpointed(),
+        quarantine: &engine.quarantine,
         erasing: &engine.expiring,
-    };
-    let found = verify::verify(&subject, tell)?;
-    // Once the store is closed the directory may be somebody else's.
-    engine.check_closed()?;
-    Ok(found)
+    }
 }
 
 /// Drops what is past: orphans, then whole segments, oldest first.
@@ -314,8 +372,13 @@ pub(crate) fn expire(engine: &Engine) -> Result<Expired> {
     (expired.segments, expired.bytes) = (dropped.segments, dropped.bytes);
     expired.responses = sealed[..due].iter().map(|(_, s)| u64::from(s.completes)).sum();
     for name in dropped.names {
-        // A file that stays is removed at the next open: CHECKPOINT says that it is not live.
-        engine.storage.remove(&name).ok();
+        let number = number_of(&name, ".seg").or(number_of(&name, ".idx"));
+        // A file that stays is dealt with at the next open: CHECKPOINT says that it is not live.
+        if number.is_some_and(|number| engine.quarantine.has(number)) {
+            quarantine::put_aside(&*engine.storage, &name).ok();
+        } else {
+            engine.storage.remove(&name).ok();
+        }
     }
     engine.storage.sync_dir().ok();
     engine.sweep();

@@ -165,6 +165,7 @@ impl Engine {
                 }
                 let candidates = self.candidates(&shard, keyed.hash);
                 if candidates.is_empty() {
+                    self.quarantine.check_absent(now.now_ms)?;
                     return self.stage(
                         &mut shard,
                         keyed,
@@ -178,7 +179,10 @@ impl Engine {
             };
             let replaced = match self.see(keyed, &candidates, now) {
                 Ok(Seen::Live(stored)) => return Ok(self.answer_stored(stored, fingerprint)),
-                Ok(Seen::Absent(replaced)) => replaced,
+                Ok(Seen::Absent(replaced)) => {
+                    self.quarantine.check_absent(now.now_ms)?;
+                    replaced
+                }
                 Err(_) if self.has_changed(keyed.hash, changes) => continue,
                 Err(error) => return Err(error),
             };
@@ -203,7 +207,11 @@ impl Engine {
     fn see(&self, keyed: &Keyed, candidates: &Candidates, now: Reading) -> Result<Seen> {
         let mut expired = None;
         for location in candidates.iter() {
-            let Some(record) = self.log.segments.read(location)? else { continue };
+            let record = match self.log.segments.read(location) {
+                Err(Error::Corrupt { .. }) if self.is_anothers(location, keyed.hash) => continue,
+                read => read?,
+            };
+            let Some(record) = record else { continue };
             let Some(stored) = Stored::of_record(record, &keyed.encoded) else { continue };
             if now.now_ms < stored.expires_ms {
                 return Ok(Seen::Live(stored));
@@ -211,6 +219,18 @@ impl Engine {
             expired.get_or_insert(location);
         }
         Ok(Seen::Absent(expired))
+    }
+
+    /// Whether the record at a place is surely that of a scope with another hash. The index has a
+    /// part of each hash, and damage is to be that of one scope alone; the hints have all of it.
+    fn is_anothers(&self, location: Location, hash: u64) -> bool {
+        let segments = &self.log.segments;
+        if !segments.is_recent(location.segment()) {
+            return !segments.may_name(location, hash, &self.hash_key);
+        }
+        let is_known = self.shard(hash).lock().index.is_recent(hash, location);
+        // The shards let go of them only after the segment has its hints.
+        !is_known && segments.is_recent(location.segment())
     }
 
     fn answer_stored(&self, stored: Stored, fingerprint: Fingerprint) -> Admitted {
@@ -240,6 +260,7 @@ impl Engine {
         };
         self.lapse(entry, now);
         if entry.is_orphan() && !entry.permit && self.is_expired(entry, now) {
+            self.quarantine.check_absent(now.now_ms)?;
             let (open, replaced) = (entry.open.clone(), entry.replaced);
             self.log.append_expiry(&open.facts, now)?;
             self.counters.orphans_expired.add(1);
@@ -252,6 +273,8 @@ impl Engine {
         if entry.open.facts.fingerprint == fingerprint
             && entry.is_orphan()
             && self.config.on_orphan == OrphanPolicy::Rerun
+            // It may have completed: that is for somebody to find out.
+            && !self.quarantine.may_have_ended(entry.token(), now.now_ms)
         {
             let (open, replaced) = (entry.open.clone(), entry.replaced);
             let before = Before { previous: Some(&open), replaced };
@@ -385,17 +408,20 @@ impl Engine {
                     if !entry.is_orphan() {
                         return Ok(Some(Status::InProgress(self.in_progress(entry, now))));
                     }
-                    let live = entry.permit || !self.is_expired(entry, now);
-                    return Ok(
-                        live.then(|| Status::Orphaned(OrphanInfo { open: entry.open.clone() }))
-                    );
+                    if !entry.permit && self.is_expired(entry, now) {
+                        return self.quarantine.check_absent(now.now_ms).map(|()| None);
+                    }
+                    return Ok(Some(Status::Orphaned(OrphanInfo { open: entry.open.clone() })));
                 }
                 (shard.changes, self.candidates(&shard, keyed.hash))
             };
             match self.see(keyed, &candidates, now) {
                 Ok(Seen::Live(stored)) => return Ok(Some(Status::Completed(stored))),
                 seen if self.has_changed(keyed.hash, changes) => drop(seen),
-                seen => return seen.map(|_| None),
+                Ok(Seen::Absent(_)) => {
+                    return self.quarantine.check_absent(now.now_ms).map(|()| None);
+                }
+                Err(error) => return Err(error),
             }
         }
     }

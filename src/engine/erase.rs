@@ -20,6 +20,10 @@ impl Engine {
         // No segment is dropped, and nothing else is erased, meanwhile.
         let _erasing = self.expiring.lock();
         let found = self.responses_of(keyed)?;
+        if found.is_empty() && self.quarantine.check_absent(self.now().now_ms).is_err() {
+            // Not "nothing is stored" of a scope that may have been in what was lost.
+            self.look_up(keyed)?;
+        }
         for &(location, operation) in &found {
             self.forget_response(keyed.hash, location, operation)?;
         }

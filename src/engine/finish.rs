@@ -303,6 +303,11 @@ impl Engine {
         let now = self.now();
         let mut shard = self.shard(keyed.hash).lock();
         let Some(entry) = shard.inflight.find(keyed.hash, &keyed.encoded) else {
+            drop(shard);
+            // Not "no orphan" of a scope that may have been in what was lost.
+            if self.quarantine.check_absent(now.now_ms).is_err() {
+                self.look_up(keyed)?;
+            }
             return Ok(None);
         };
         self.lapse(entry, now);

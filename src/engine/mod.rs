@@ -37,7 +37,9 @@ use crate::log::OpenClaim;
 use crate::log::cut::Cut;
 use crate::log::writer::{Log, Staged};
 use crate::recovery::Recovered;
+use crate::recovery::quarantine::Quarantine;
 use crate::scope::{HashKey, Token};
+use crate::scrub::Scrub;
 use crate::stats::{Counters, Recovery, Stats};
 use crate::storage::Storage;
 use crate::sync::Mutex;
@@ -51,6 +53,7 @@ pub(crate) struct Engine {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) log: Log<Deed>,
     pub(crate) recovery: Recovery,
+    pub(crate) quarantine: Quarantine,
     pub(crate) hash_key: HashKey,
     time: StoreTime,
     // LOCK: shard
@@ -61,6 +64,7 @@ pub(crate) struct Engine {
     // LOCK: growing (a leaf)
     growing: Mutex<Vec<usize>>,
     counters: Counters,
+    pub(crate) scrub: Scrub,
     /// Set once, before waiting callers are woken to see it.
     closed: AtomicBool,
 }
@@ -112,12 +116,14 @@ impl Engine {
             storage,
             log: recovered.log,
             recovery: recovered.report,
+            quarantine: recovered.quarantine,
             hash_key: recovered.hash_key,
             time: recovered.time,
             shards: recovered.indexes.into_iter().map(CachePadded::new).collect(),
             expiring: Mutex::default(),
             growing: Mutex::default(),
             counters: Counters::default(),
+            scrub: Scrub::default(),
             closed: AtomicBool::new(false),
         };
         for (number, shard) in engine.shards.iter().enumerate() {
@@ -474,6 +480,11 @@ impl Engine {
         let unexpiring = sealed.iter().filter(|(_, s)| s.completes > 0 && s.expires_ms_max == 0);
         stats.segments_without_expiry = unexpiring.count() as u64;
         stats.clock_held = now.is_held();
+        (stats.quarantined_segments, stats.quarantined_until) =
+            self.quarantine.summary(self.log.segments.oldest(), now.now_ms);
+        stats.scrubbed_bytes = self.scrub.bytes.get();
+        stats.scrub_rounds = self.scrub.rounds.get();
+        stats.damaged_records = self.scrub.places();
         self.counters.read_into(&mut stats);
         stats
     }

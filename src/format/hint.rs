@@ -45,6 +45,15 @@ pub struct Binding {
     pub salt: u64,
 }
 
+impl Binding {
+    /// What the start of a hint file says that it belongs to; not verified.
+    pub(crate) fn of_file(bytes: &[u8]) -> Result<Binding, DecodeError> {
+        let mut fields = Fields(bytes);
+        fields.bytes(16)?;
+        Ok(Binding { store: fields.array()?, segment: fields.u64()?, salt: fields.u64()? })
+    }
+}
+
 /// A hint file, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hints {

@@ -9,6 +9,7 @@ pub mod record;
 
 pub mod checkpoint;
 pub mod hint;
+pub mod quarantine;
 pub mod segment;
 pub mod superblock;
 

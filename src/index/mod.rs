@@ -330,6 +330,11 @@ impl Index {
         self.overflow.len() as u64
     }
 
+    /// Whether a response with this hash, which no hint file holds, is at this place.
+    pub(crate) fn is_recent(&self, hash: u64, location: Location) -> bool {
+        self.recent.contains(&(hash, location))
+    }
+
     /// The memory of the table and what overflowed, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         // An entry of the overflow takes about 24 bytes of a tree node.

@@ -111,7 +111,8 @@ impl<D> Log<D> {
         }
         let mut finished = traces.len() as u64;
         self.erase(&traces)?;
-        for segment in torn {
+        // Of a segment in quarantine nobody knows what is torn and what is damaged.
+        for segment in torn.into_iter().filter(|number| !self.segments.is_quarantined(*number)) {
             let here = forgotten.iter().filter(|(_, location)| location.segment() == segment);
             let named = here.map(|(_, location)| location.offset()).collect();
             finished += self.mend_segment(segment, &named)?;

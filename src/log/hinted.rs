@@ -32,15 +32,34 @@ impl HintFile {
         binding: Binding,
         segment_bytes: u64,
     ) -> io::Result<HintFile> {
-        let file = storage.open(&hint_name(binding.segment), access)?;
-        let size = file.size()?;
-        if size > Location::SEGMENT_BYTES_MAX {
-            return Err(unusable(DecodeError::Damaged("a hint file beyond all bounds")));
-        }
-        let mut bytes = [0; Preamble::BYTES];
-        file.read_at(0, &mut bytes)?;
+        let (file, size, bytes) = read_preamble(storage, access, binding.segment)?;
         let preamble = Preamble::decode(&bytes, size, binding).map_err(unusable)?;
         Ok(HintFile { file, preamble, granules: granule(DATA_START)..=granule(segment_bytes - 1) })
+    }
+
+    /// Opens the hint file of a segment whose salt nobody knows, and tells it.
+    pub(crate) fn open_of_unknown(
+        storage: &dyn Storage,
+        store: [u8; 16],
+        segment: u64,
+        segment_bytes: u64,
+    ) -> io::Result<(HintFile, Binding)> {
+        let access = Access::ReadPositioned;
+        let (_, _, bytes) = read_preamble(storage, access, segment)?;
+        let binding = Binding::of_file(&bytes).map_err(unusable)?;
+        if (binding.store, binding.segment) != (store, segment) {
+            return Err(unusable(DecodeError::Damaged("the hints of another segment")));
+        }
+        let file = HintFile::open(storage, access, binding, segment_bytes)?;
+        Ok((file, binding))
+    }
+
+    /// All there is in it.
+    pub(crate) fn read(&self) -> io::Result<Hints> {
+        let Preamble { seal_lsn, seal_offset, summary, .. } = self.preamble;
+        let mut entries = Vec::new();
+        self.range(&(0..=u64::MAX), &mut entries)?;
+        Ok(Hints { seal_lsn, seal_offset, summary, entries })
     }
 
     /// Adds the entries whose hash is in `hashes`, in order.
@@ -86,6 +105,22 @@ impl HintFile {
         }
         Ok(low)
     }
+}
+
+/// The file, its size, and its first bytes.
+fn read_preamble(
+    storage: &dyn Storage,
+    access: Access,
+    segment: u64,
+) -> io::Result<(Arc<dyn File>, u64, [u8; Preamble::BYTES])> {
+    let file = storage.open(&hint_name(segment), access)?;
+    let size = file.size()?;
+    if size > Location::SEGMENT_BYTES_MAX {
+        return Err(unusable(DecodeError::Damaged("a hint file beyond all bounds")));
+    }
+    let mut bytes = [0; Preamble::BYTES];
+    file.read_at(0, &mut bytes)?;
+    Ok((file, size, bytes))
 }
 
 /// The entries of hints in memory whose hash is in `hashes`.

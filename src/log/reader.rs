@@ -96,6 +96,24 @@ pub(crate) fn look_ahead(bytes: &[u8], identity: Identity, offset: u64, beyond: 
     }
 }
 
+/// Calls back with every record from `offset` on that verifies and has a higher LSN than the one
+/// before it, whatever stands between them. Returns the first byte behind the last one.
+pub(crate) fn salvage<'a>(
+    bytes: &'a [u8],
+    identity: Identity,
+    mut offset: u64,
+    mut least: Lsn,
+    mut each: impl FnMut(Entry<'a>),
+) -> u64 {
+    let is_later = |least: Lsn| move |found: &Header| found.lsn >= least;
+    while let Some((at, _)) = find_good(bytes, identity, offset, is_later(least)) {
+        let Ok((header, record)) = next(bytes, identity, at) else { break };
+        each(Entry { offset: at, header, record });
+        (offset, least) = (at + header.record_bytes() as u64, header.lsn.next());
+    }
+    offset
+}
+
 /// The next place behind `offset` where a record verifies, and its header.
 pub(crate) fn next_good(bytes: &[u8], identity: Identity, offset: u64) -> Option<(u64, Header)> {
     find_good(bytes, identity, offset + Location::GRANULE, |_| true)

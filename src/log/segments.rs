@@ -36,10 +36,21 @@ pub(crate) struct Segment {
     pub(crate) bytes: u64,
     /// What its file says of itself.
     pub(crate) header: SegmentHeader,
+    standing: Standing,
     // LOCK: segment file (a leaf)
     file: Mutex<Option<Arc<dyn File>>>,
     // LOCK: segment hints (a leaf)
     hints: Mutex<SegmentHints>,
+}
+
+/// Whether a segment is what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Whole,
+    /// In quarantine: what of it verifies is served.
+    Damaged,
+    /// In quarantine, without a file that could be read, and why.
+    Unreadable(&'static str),
 }
 
 /// Where the hints of a segment are.
@@ -52,6 +63,8 @@ pub(crate) enum SegmentHints {
     File(Arc<HintFile>),
     /// The file could not be written or read.
     Memory(Arc<Hints>),
+    /// Of a segment in quarantine: what is known of it, which no file is to say.
+    Known(Arc<Hints>),
 }
 
 impl Segment {
@@ -61,8 +74,23 @@ impl Segment {
             identity: header.identity(),
             bytes: header.segment_bytes,
             header: *header,
+            standing: Standing::Whole,
             file: Mutex::new(None),
             hints: Mutex::new(hints),
+        }
+    }
+
+    /// The same segment, in quarantine.
+    pub(crate) fn in_quarantine(self, standing: Standing) -> Segment {
+        Segment { standing, ..self }
+    }
+
+    fn check_readable(&self, offset: u64) -> Result<()> {
+        match self.standing {
+            Standing::Unreadable(what) => {
+                Err(Error::Corrupt { segment: self.number, offset, what })
+            }
+            Standing::Whole | Standing::Damaged => Ok(()),
         }
     }
 
@@ -121,11 +149,49 @@ impl Segments {
         self.live.read().values().cloned().collect()
     }
 
+    /// One of them; `None` where it was dropped.
+    pub(crate) fn get(&self, number: u64) -> Option<Arc<Segment>> {
+        self.live.read().get(&number).cloned()
+    }
+
     /// Says where the hints of a segment are from now on.
     pub(crate) fn set_hints(&self, number: u64, hints: SegmentHints) {
         if let Some(segment) = self.live.read().get(&number) {
             *segment.hints.lock() = hints;
         }
+    }
+
+    /// The same segment is in quarantine from now on; for one whose file can be read.
+    pub(crate) fn quarantine(&self, number: u64) {
+        let mut live = self.live.write();
+        if let Some(segment) = live.get(&number) {
+            let hints = segment.hints.lock().clone();
+            let damaged = Segment::new(&segment.header, hints).in_quarantine(Standing::Damaged);
+            live.insert(number, Arc::new(damaged));
+        }
+    }
+
+    /// Whether a segment is in quarantine.
+    pub(crate) fn is_quarantined(&self, number: u64) -> bool {
+        self.live.read().get(&number).is_some_and(|segment| segment.standing != Standing::Whole)
+    }
+
+    /// Whether the hints of a segment are still with the shards.
+    pub(crate) fn is_recent(&self, number: u64) -> bool {
+        let is_recent = |s: Arc<Segment>| matches!(*s.hints.lock(), SegmentHints::Recent);
+        self.get(number).is_some_and(is_recent)
+    }
+
+    /// Whether the hints of a segment that has some name a record with this hash at `location`;
+    /// where they cannot be read, they may.
+    pub(crate) fn may_name(&self, location: Location, hash: u64, hash_key: &HashKey) -> bool {
+        let Some(segment) = self.get(location.segment()) else { return true };
+        if matches!(*segment.hints.lock(), SegmentHints::Recent) {
+            return true;
+        }
+        let mut hints = Vec::new();
+        let read = self.hints_within(&segment, &(hash..=hash), hash_key, &mut hints);
+        read.is_err() || hints.iter().any(|hint| u64::from(hint.granule) == location.granule())
     }
 
     /// The hints that no file holds.
@@ -163,8 +229,14 @@ impl Segments {
                 tables[shard_of(hint.hash) - first].add(hint.hash, place(hint));
             }
             for hint in hints.iter().filter(|hint| hint.forget) {
-                if let Some(forgotten) = self.forgotten(place(hint))? {
-                    tables[shard_of(hint.hash) - first].remove(hint.hash, forgotten);
+                match self.forgotten(place(hint)) {
+                    Ok(Some(forgotten)) => {
+                        tables[shard_of(hint.hash) - first].remove(hint.hash, forgotten);
+                    }
+                    Ok(None) => {}
+                    // What it named was erased before the call that wrote it returned.
+                    Err(Error::Corrupt { .. }) if segment.standing != Standing::Whole => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -199,7 +271,7 @@ impl Segments {
         let state = segment.hints.lock().clone();
         let file = match state {
             SegmentHints::Recent => return Ok(()),
-            SegmentHints::Memory(hints) => {
+            SegmentHints::Memory(hints) | SegmentHints::Known(hints) => {
                 out.extend_from_slice(hinted::range_of(&hints, hashes));
                 return Ok(());
             }
@@ -307,6 +379,7 @@ impl Segments {
         let Some(segment) = self.live.read().get(&location.segment()).cloned() else {
             return Ok(None);
         };
+        segment.check_readable(location.offset())?;
         let file = match self.file(&segment) {
             Ok(file) => file,
             Err(_) if location.segment() < self.oldest() => return Ok(None),
@@ -323,6 +396,7 @@ impl Segments {
     /// Calls back with every record of a segment; `None` where it was dropped.
     pub(crate) fn scan(&self, number: u64, each: impl FnMut(Entry<'_>)) -> Result<Option<Scan>> {
         let Some(segment) = self.live.read().get(&number).cloned() else { return Ok(None) };
+        segment.check_readable(0)?;
         let file = self.file(&segment).map_err(Error::io("open a segment"))?;
         let bytes = hinted::read_whole(&*file, segment.bytes)?;
         Ok(Some(reader::scan(&bytes, segment.identity, segment.header.first_lsn, each)))

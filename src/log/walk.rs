@@ -6,6 +6,7 @@
 
 use std::io;
 
+use crate::error::Result;
 use crate::format::hint::Hint;
 use crate::format::record::{HEADER_BYTES, Header, Record};
 use crate::format::segment::{DATA_START, SegmentHeader};
@@ -30,12 +31,23 @@ pub(crate) struct Bad {
     pub(crate) what: &'static str,
 }
 
+/// Is asked before so many bytes are read; an error ends the reading.
+pub(crate) type Pace<'a> = &'a dyn Fn(u64) -> Result<()>;
+
+/// As fast as can be.
+pub(crate) const UNPACED: Pace<'static> = &|_| Ok(());
+
 /// Reads `len` bytes of a file. What cannot be read is zeros, and is noted.
-pub(crate) fn read_readable(file: &dyn File, len: usize) -> (Vec<u8>, Vec<Bad>) {
+pub(crate) fn read_readable(
+    file: &dyn File,
+    len: usize,
+    pace: Pace<'_>,
+) -> Result<(Vec<u8>, Vec<Bad>)> {
     let mut bytes = vec![0; len];
     let mut unread: Vec<Bad> = Vec::new();
     let mut unread_end = None;
     for (piece, start) in bytes.chunks_mut(PIECE_BYTES).zip((0_u64..).step_by(PIECE_BYTES)) {
+        pace(piece.len() as u64)?;
         if file.read_at(start, piece).is_ok() {
             continue;
         }
@@ -50,7 +62,7 @@ pub(crate) fn read_readable(file: &dyn File, len: usize) -> (Vec<u8>, Vec<Bad>) 
             unread_end = Some(at + page.len() as u64);
         }
     }
-    (bytes, unread)
+    Ok((bytes, unread))
 }
 
 /// What the good records of a segment add up to.

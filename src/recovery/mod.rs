@@ -7,9 +7,12 @@
 //! A bad record is damage if a later record, or CHECKPOINT, promises that it was durable. Else it
 //! is a torn tail: what was never promised was never acknowledged as synced.
 
+pub(crate) mod quarantine;
 pub(crate) mod replay;
 
 pub(crate) mod survey;
+
+pub(crate) mod salvage;
 
 pub(crate) mod settle;
 
@@ -32,6 +35,7 @@ use crate::log::segments::{Segment, SegmentHints, Segments};
 use crate::log::staging::{Maker, Writes};
 use crate::log::writer::Log;
 use crate::random;
+use crate::recovery::quarantine::Quarantine;
 use crate::recovery::survey::Survey;
 use crate::scope::{HashKey, Token};
 use crate::stats::Recovery;
@@ -48,6 +52,7 @@ pub(crate) struct Recovered<D> {
     pub(crate) indexes: Vec<Index>,
     pub(crate) open: Vec<OpenClaim>,
     pub(crate) report: Recovery,
+    pub(crate) quarantine: Quarantine,
 }
 
 /// What is told of progress.
@@ -81,11 +86,14 @@ pub(crate) fn recover<D>(
     let segments = Segments::new(Arc::clone(&storage), access, checkpoint.oldest);
     let (write, key) = (Access::Write, hash_key.clone());
     let mut survey = Survey::new(&*storage, write, superblock, checkpoint, key, segments);
+    survey.on_damage = config.on_damage;
+    survey.quarantine = Quarantine::read(&*storage, superblock.store)?;
     survey.load(tell)?;
     survey.scan(tell)?;
-    let mut indexes = survey.fill(config.expected_keys)?;
-    let mark = survey.time_ms;
-    let time = StoreTime::resume(clock, config.ttl_ms(), mark);
+    let (ttl_ms, mark) = (config.ttl_ms(), survey.time_ms);
+    let time = StoreTime::resume(clock, ttl_ms, mark);
+    survey.place_salvaged(ttl_ms, time.read());
+    let mut indexes = survey.fill_salvaging(config.expected_keys, ttl_ms, time.read())?;
     let maker = Maker {
         storage: Arc::clone(&storage),
         store: superblock.store,
@@ -97,10 +105,11 @@ pub(crate) fn recover<D>(
     let open: Vec<OpenClaim> = survey.replay.open.values().cloned().collect();
     let forgotten = survey.forgotten()?;
     let mended: usize = survey.mended.values().map(Vec::len).sum();
-    let (log, mut report) = survey.settle(maker, checkpoints, config, &time, &mut indexes)?;
+    let (log, mut report, quarantine) =
+        survey.settle(maker, checkpoints, config, &time, &mut indexes)?;
     report.erasures_finished = log.finish_erasures(&forgotten)? + mended as u64;
     report.warnings = warnings;
-    Ok(Some(Recovered { log, hash_key, time, indexes, open, report }))
+    Ok(Some(Recovered { log, hash_key, time, indexes, open, report, quarantine }))
 }
 
 /// Reads SUPER and CHECKPOINT, or makes them: SUPER first, so that a crash in between leaves a

@@ -20,8 +20,9 @@ use crate::log::writer::Log;
 use crate::log::{OpenClaim, number_of, segment_name, token_of};
 use crate::numbered::ByNumber;
 use crate::random;
-use crate::recovery::SUPER;
+use crate::recovery::quarantine::{self, Quarantine};
 use crate::recovery::survey::{Scanned, Survey, used_bytes};
+use crate::recovery::{self, SUPER};
 use crate::scope::OperationKey;
 use crate::stats::Recovery;
 use crate::time::StoreTime;
@@ -35,11 +36,15 @@ impl Survey<'_> {
         config: &Config,
         time: &StoreTime,
         indexes: &mut [Index],
-    ) -> Result<(Log<D>, Recovery)> {
+    ) -> Result<(Log<D>, Recovery, Quarantine)> {
         let epoch = self.checkpoint.epoch + 1;
         if epoch > Lsn::EPOCH_MAX {
             let what = "the store was opened more often than token numbers allow";
             return Err(Error::Invalid { what });
+        }
+        // Before anything that says that the store goes on without them.
+        if self.fresh {
+            self.write_quarantine()?;
         }
         let adoptable = self.adoptable();
         let remade = if adoptable { None } else { self.worthless_tail().map(|tail| tail.header) };
@@ -51,9 +56,10 @@ impl Survey<'_> {
         })?;
         self.write_mended()?;
         self.remove_strays()?;
+        let now_ms = time.read().now_ms;
+        self.prune_quarantine(now_ms)?;
         self.rewrite_unpromised()?;
         let next = Lsn::first_of(epoch);
-        let now_ms = time.read().now_ms;
         let mut staging = if adoptable {
             let last = self.last;
             // What was read back is durable by now, and the epochs behind it cannot say so.
@@ -79,7 +85,34 @@ impl Survey<'_> {
         let log = Log::new(maker, config.durability, segments, operations, staging, checkpoints);
         // Without hint files the next open is slower, and nothing else.
         log.write_hints_in_memory();
-        Ok((log, self.report))
+        Ok((log, self.report, self.quarantine))
+    }
+
+    fn write_quarantine(&self) -> Result<()> {
+        let bytes = self.quarantine.encode(self.superblock.store);
+        recovery::replace(self.storage, quarantine::NAME, &bytes)
+    }
+
+    /// Takes from the list what is over; the files of those segments were put aside.
+    fn prune_quarantine(&mut self, now_ms: u64) -> Result<()> {
+        let oldest = self.checkpoint.oldest;
+        if self.quarantine.prune(oldest, now_ms) {
+            if self.quarantine.is_empty() {
+                let removed = self.storage.remove(quarantine::NAME);
+                removed
+                    .and_then(|()| self.storage.sync_dir())
+                    .map_err(Error::io("remove QUARANTINE"))?;
+            } else {
+                self.write_quarantine()?;
+            }
+        }
+        self.report.quarantined = self.quarantine.report(oldest, now_ms);
+        Ok(())
+    }
+
+    /// The newest segment that is not sealed.
+    fn newest(&self) -> Option<u64> {
+        self.scanned.last().map(|scanned| scanned.header.segment).max(self.lost_tail)
     }
 
     /// Puts the records in place whose erasure a crash tore.
@@ -96,7 +129,7 @@ impl Survey<'_> {
     /// Removes what is not part of the store: dropped segments, drafts, prepared files, and
     /// whatever lies behind the cut.
     fn remove_strays(&mut self) -> Result<()> {
-        let newest = self.scanned.last().map_or(self.checkpoint.sealed, |s| s.header.segment);
+        let newest = self.newest().unwrap_or(self.checkpoint.sealed);
         let live = self.checkpoint.oldest..=newest;
         let mut removed = false;
         for name in self.storage.list().map_err(Error::io("list the directory"))? {
@@ -104,10 +137,16 @@ impl Survey<'_> {
             let draft = name.strip_suffix(".tmp").is_some_and(|name| {
                 name == SUPER
                     || name == checkpoints::NAME
+                    || name == quarantine::NAME
                     || number_of(name, ".idx").is_some()
                     || number_of(name, ".seg").is_some()
             });
-            if draft || number.is_some_and(|number| !live.contains(&number)) {
+            let is_over = number.is_some_and(|number| !live.contains(&number));
+            if is_over && number.is_some_and(|number| self.quarantine.has(number)) {
+                let aside = quarantine::put_aside(self.storage, &name);
+                aside.map_err(Error::io("put a file in quarantine aside"))?;
+                removed = true;
+            } else if draft || is_over {
                 self.storage.remove(&name).map_err(Error::io("remove a discarded file"))?;
                 removed = true;
             }
@@ -122,6 +161,12 @@ impl Survey<'_> {
     /// Writes again what no promise covers, zeros the cut, and syncs: after a failed sync the page
     /// cache can hold bytes, marked clean, that the disk never got.
     fn rewrite_unpromised(&mut self) -> Result<()> {
+        for (file, bytes) in &self.unpromised {
+            // The same bytes, damaged ones too: nothing of the evidence is changed.
+            let used = usize::try_from(used_bytes(bytes)).expect("within a segment");
+            let written = file.write_at(0, &bytes[..used]).and_then(|()| file.sync());
+            written.map_err(Error::io("rewrite the tail"))?;
+        }
         let promises = self.scanned.iter().map(|scanned| scanned.scan.promise);
         let promised = promises.fold(self.checkpoint.durable_lsn, Lsn::max);
         for scanned in &self.scanned {
@@ -161,7 +206,8 @@ impl Survey<'_> {
     /// A tail that ends with a CLEAN can take more records.
     fn adoptable(&self) -> bool {
         let [tail] = &self.scanned[..] else { return false };
-        self.report.cut.is_none() && matches!(tail.scan.last, Some((_, Kind::Clean)))
+        let alone = self.report.cut.is_none() && self.lost_tail.is_none();
+        alone && matches!(tail.scan.last, Some((_, Kind::Clean)))
     }
 
     /// Goes on in the tail as it is.
@@ -213,8 +259,7 @@ impl Survey<'_> {
         indexes: &mut [Index],
     ) -> Result<Staging> {
         let worthless = self.worthless_tail().map(|tail| tail.header);
-        let newest = self.scanned.last().map(|scanned| scanned.header.segment);
-        let number = match (worthless, newest) {
+        let number = match (worthless, self.newest()) {
             (Some(header), _) => header.segment,
             (None, Some(last)) => last + 1,
             (None, None) => self.checkpoint.oldest.max(self.checkpoint.sealed + 1),
@@ -320,7 +365,8 @@ impl Survey<'_> {
             return Some(tail);
         }
         // A release in the tail may end a claim of a segment before it that is not sealed either.
-        let alone = self.scanned.len() == 1 && self.replay.open.is_empty();
+        let alone = self.scanned.len() == 1 && self.lost_tail.is_none();
+        let alone = alone && self.replay.open.is_empty();
         let empty = tail.summary.completes == 0 && tail.summary.forgets == 0;
         (alone && empty && tail.seal.is_none()).then_some(tail)
     }

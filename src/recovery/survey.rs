@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::config::{Phase, Progress};
+use crate::config::{OnDamage, Phase, Progress};
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Hint, Hints, Preamble};
@@ -16,11 +16,12 @@ use crate::index::{Index, SHARDS, shard_of};
 use crate::location::{Location, Lsn};
 use crate::log::erasure::mend;
 use crate::log::hinted::{self, HintFile, read_whole};
-use crate::log::reader::{self, Beyond, End, Scan};
+use crate::log::reader::{self, Beyond, End, Entry, Scan};
 use crate::log::segment_name;
-use crate::log::segments::{Segment, SegmentHints, Segments};
+use crate::log::segments::{Segment, SegmentHints, Segments, Standing};
 use crate::log::staging::Placed;
 use crate::parallel::{self, Threads};
+use crate::recovery::quarantine::Quarantine;
 use crate::recovery::replay::Replay;
 use crate::recovery::{Tell, unknown_version_or};
 use crate::scope::HashKey;
@@ -35,7 +36,7 @@ const ERASURE_MS_MAX: u64 = 3_600_000;
 
 /// How a look at the unsealed segments ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(in crate::recovery) enum Verdict {
     Ended,
     /// A torn erasure was completed in memory; the look is to be taken again.
     Mended,
@@ -53,6 +54,14 @@ pub(in crate::recovery) struct Scanned {
     pub(in crate::recovery) seal: Option<Placed>,
 }
 
+/// What the records of one segment add up to.
+#[derive(Default)]
+pub(in crate::recovery) struct Told {
+    pub(in crate::recovery) summary: Summary,
+    pub(in crate::recovery) hints: Vec<Hint>,
+    pub(in crate::recovery) seal: Option<Placed>,
+}
+
 /// What was found.
 pub(in crate::recovery) struct Survey<'a> {
     pub(in crate::recovery) storage: &'a dyn Storage,
@@ -64,7 +73,7 @@ pub(in crate::recovery) struct Survey<'a> {
     /// The sealed segments.
     pub(in crate::recovery) segments: Segments,
     /// How many entries their hints have.
-    keys: u64,
+    pub(in crate::recovery) keys: u64,
     pub(in crate::recovery) scanned: Vec<Scanned>,
     pub(in crate::recovery) replay: Replay,
     /// Segments behind the cut.
@@ -74,6 +83,27 @@ pub(in crate::recovery) struct Survey<'a> {
     pub(in crate::recovery) time_ms: u64,
     pub(in crate::recovery) last: Lsn,
     pub(in crate::recovery) report: Recovery,
+    pub(in crate::recovery) on_damage: OnDamage,
+    /// What was in quarantine before this open, and what is to be.
+    pub(in crate::recovery) quarantine: Quarantine,
+    /// Something was put in quarantine by this open.
+    pub(in crate::recovery) fresh: bool,
+    pub(in crate::recovery) salvaged: Vec<Salvaged>,
+    /// The newest segment in quarantine that was not sealed.
+    pub(in crate::recovery) lost_tail: Option<u64>,
+    /// Files and bytes of such segments: they may not be on the disk.
+    pub(in crate::recovery) unpromised: Vec<(Arc<dyn File>, Vec<u8>)>,
+    /// What FORGETs of sealed segments in quarantine name.
+    pub(in crate::recovery) forgotten_in_sealed: Vec<(u64, Location)>,
+}
+
+/// What could be read of a segment in quarantine.
+pub(in crate::recovery) struct Salvaged {
+    /// Put together from what is known, where the file does not say it.
+    pub(in crate::recovery) header: SegmentHeader,
+    pub(in crate::recovery) standing: Standing,
+    /// Sorted.
+    pub(in crate::recovery) hints: Hints,
 }
 
 impl<'a> Survey<'a> {
@@ -100,6 +130,13 @@ impl<'a> Survey<'a> {
             time_ms: checkpoint.time_ms,
             last: Lsn::ZERO,
             report: Recovery { epoch: checkpoint.epoch + 1, ..Recovery::default() },
+            on_damage: OnDamage::Refuse,
+            quarantine: Quarantine::default(),
+            fresh: false,
+            salvaged: Vec::new(),
+            lost_tail: None,
+            unpromised: Vec::new(),
+            forgotten_in_sealed: Vec::new(),
         }
     }
 
@@ -113,31 +150,38 @@ impl<'a> Survey<'a> {
         let total = (sealed + 1).saturating_sub(oldest);
         for number in oldest..=sealed {
             tell(Progress { phase: Phase::Loading, done: number - oldest, total });
-            let (file, header) = self.open_segment(number)?.ok_or(Error::Corrupt {
-                segment: number,
-                offset: 0,
-                what: "the file is missing",
-            })?;
-            let hints = self.open_hints(&*file, &header, Kind::Seal);
-            let (hints, seal, summary, keys) = match hints.map(|hints| hints.preamble) {
-                Some(Preamble { seal_lsn, seal_offset, summary, entries }) => {
-                    (SegmentHints::Written, (seal_lsn, seal_offset), summary, entries)
+            match self.load_segment(number) {
+                Err(Error::Corrupt { offset, what, .. }) => {
+                    self.salvage_sealed(number, offset, what)?;
                 }
-                None => {
-                    let (hints, records) = self.rebuild_hints(&*file, &header)?;
-                    self.report.records_scanned += records;
-                    let (seal, summary) = ((hints.seal_lsn, hints.seal_offset), hints.summary);
-                    let keys = hints.entries.len() as u64;
-                    (SegmentHints::Memory(Arc::new(hints)), seal, summary, keys)
-                }
-            };
-            self.time_ms = self.time_ms.max(summary.time_ms_max);
-            self.last = seal.0;
-            self.keys += keys;
-            self.segments.insert(Segment::new(&header, hints));
-            self.segments.found_sealed(number, summary, seal.1);
+                loaded => loaded?,
+            }
         }
         tell(Progress { phase: Phase::Loading, done: total, total });
+        Ok(())
+    }
+
+    fn load_segment(&mut self, number: u64) -> Result<()> {
+        let missing = Error::Corrupt { segment: number, offset: 0, what: "the file is missing" };
+        let (file, header) = self.open_segment(number)?.ok_or(missing)?;
+        let hints = self.open_hints(&*file, &header, Kind::Seal);
+        let (hints, seal, summary, keys) = match hints.map(|hints| hints.preamble) {
+            Some(Preamble { seal_lsn, seal_offset, summary, entries }) => {
+                (SegmentHints::Written, (seal_lsn, seal_offset), summary, entries)
+            }
+            None => {
+                let (hints, records) = self.rebuild_hints(&*file, &header)?;
+                self.report.records_scanned += records;
+                let (seal, summary) = ((hints.seal_lsn, hints.seal_offset), hints.summary);
+                let keys = hints.entries.len() as u64;
+                (SegmentHints::Memory(Arc::new(hints)), seal, summary, keys)
+            }
+        };
+        self.time_ms = self.time_ms.max(summary.time_ms_max);
+        self.last = seal.0;
+        self.keys += keys;
+        self.segments.insert(Segment::new(&header, hints));
+        self.segments.found_sealed(number, summary, seal.1);
         Ok(())
     }
 
@@ -166,7 +210,10 @@ impl<'a> Survey<'a> {
     }
 
     /// The file of a segment and its header; `None` where there is no such file.
-    fn open_segment(&self, number: u64) -> Result<Option<(Arc<dyn File>, SegmentHeader)>> {
+    pub(in crate::recovery) fn open_segment(
+        &self,
+        number: u64,
+    ) -> Result<Option<(Arc<dyn File>, SegmentHeader)>> {
         let file = match self.storage.open(&segment_name(number), self.access) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -188,7 +235,12 @@ impl<'a> Survey<'a> {
 
     /// The hint file of a segment that ends with a record of this kind, if it can be used. One
     /// that was written when the segment still took records says less than the segment.
-    fn open_hints(&self, file: &dyn File, header: &SegmentHeader, end: Kind) -> Option<HintFile> {
+    pub(in crate::recovery) fn open_hints(
+        &self,
+        file: &dyn File,
+        header: &SegmentHeader,
+        end: Kind,
+    ) -> Option<HintFile> {
         let (access, binding) = (Access::ReadPositioned, header.binding());
         let hints = HintFile::open(self.storage, access, binding, header.segment_bytes).ok()?;
         let Preamble { seal_lsn, seal_offset, .. } = hints.preamble;
@@ -284,11 +336,29 @@ impl<'a> Survey<'a> {
     /// Reads every segment that is not sealed, finds the end of the log, and replays up to it.
     pub(in crate::recovery) fn scan(&mut self, tell: Tell<'_>) -> Result<()> {
         let loaded = (self.last, self.time_ms, self.report.clone());
-        while self.scan_once(tell)? == Verdict::Mended {
+        let salvaged = self.salvaged.len();
+        let mut salvages = false;
+        loop {
+            let looked = if salvages {
+                self.scan_salvaging(tell)
+            } else {
+                self.scan_once(tell).and_then(|verdict| match verdict {
+                    Verdict::Mended => Ok(Verdict::Mended),
+                    Verdict::Ended => self.check_durable_end().map(|()| Verdict::Ended),
+                })
+            };
+            match looked {
+                Ok(Verdict::Ended) => return Ok(()),
+                Ok(Verdict::Mended) => {}
+                Err(Error::Corrupt { .. }) if !salvages && self.may_salvage() => salvages = true,
+                Err(error) => return Err(error),
+            }
             (self.last, self.time_ms, self.report) = loaded.clone();
             (self.replay, self.scanned) = (Replay::default(), Vec::new());
+            self.discarded.clear();
+            self.salvaged.truncate(salvaged);
+            (self.lost_tail, self.unpromised) = (None, Vec::new());
         }
-        self.check_durable_end()
     }
 
     fn scan_once(&mut self, tell: Tell<'_>) -> Result<Verdict> {
@@ -349,43 +419,57 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn scan_segment(&mut self, file: Arc<dyn File>, header: SegmentHeader) -> Result<Scanned> {
+    pub(in crate::recovery) fn scan_segment(
+        &mut self,
+        file: Arc<dyn File>,
+        header: SegmentHeader,
+    ) -> Result<Scanned> {
         let mut bytes = read_whole(&*file, self.superblock.segment_bytes)?;
         for (offset, erased) in self.mended.get(&header.segment).into_iter().flatten() {
             let start = usize::try_from(*offset).expect("within a segment");
             bytes[start..start + erased.len()].copy_from_slice(erased);
         }
-        let (mut summary, mut hints, mut seal) = (Summary::default(), Vec::new(), None);
+        let mut told = Told::default();
         let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
-            let location = Location::new(header.segment, entry.offset);
-            self.time_ms = self.time_ms.max(entry.header.time_ms);
-            self.report.records_scanned += 1;
-            summary.count(entry.header.kind, entry.header.lsn, entry.header.time_ms);
-            match &entry.record {
-                Record::Complete(complete) => {
-                    summary.expires_ms_max = summary.expires_ms_max.max(complete.expires_ms);
-                    let hash = self.hash_key.hash(complete.scope);
-                    hints.push(hinted::response(hash, entry.offset));
-                }
-                Record::Forget { hash, .. } => {
-                    hints.push(hinted::forget(*hash, entry.offset));
-                }
-                Record::Seal(_) => seal = Some(Placed { lsn: entry.header.lsn, location }),
-                _ => {}
-            }
-            self.replay.apply(&self.hash_key, location, &entry.header, entry.record);
+            self.hear(&mut told, header.segment, entry);
         });
         self.time_ms = self.time_ms.max(header.created_ms);
         self.report.segments_scanned += 1;
         if let Some((last, _)) = scan.last {
             self.last = last;
         }
+        let Told { summary, hints, seal } = told;
         Ok(Scanned { header, file, bytes, scan, summary, hints, seal })
+    }
+
+    /// Takes in one record of a segment that was not sealed.
+    pub(in crate::recovery) fn hear(&mut self, told: &mut Told, segment: u64, entry: Entry<'_>) {
+        let Told { summary, hints, seal } = told;
+        let location = Location::new(segment, entry.offset);
+        self.time_ms = self.time_ms.max(entry.header.time_ms);
+        self.report.records_scanned += 1;
+        summary.count(entry.header.kind, entry.header.lsn, entry.header.time_ms);
+        match &entry.record {
+            Record::Complete(complete) => {
+                summary.expires_ms_max = summary.expires_ms_max.max(complete.expires_ms);
+                let hash = self.hash_key.hash(complete.scope);
+                hints.push(hinted::response(hash, entry.offset));
+            }
+            Record::Forget { hash, .. } => {
+                hints.push(hinted::forget(*hash, entry.offset));
+            }
+            Record::Seal(_) => *seal = Some(Placed { lsn: entry.header.lsn, location }),
+            _ => {}
+        }
+        self.replay.apply(&self.hash_key, location, &entry.header, entry.record);
     }
 
     /// Whether the bad spot at the end of the newest scanned segment is damage, or what an erasure
     /// left half done.
-    fn judge(&mut self, later: &[(Arc<dyn File>, SegmentHeader)]) -> Result<Verdict> {
+    pub(in crate::recovery) fn judge(
+        &mut self,
+        later: &[(Arc<dyn File>, SegmentHeader)],
+    ) -> Result<Verdict> {
         let Some(Scanned { header, bytes, scan, .. }) = self.scanned.last() else {
             return Ok(Verdict::Ended);
         };
@@ -425,9 +509,12 @@ impl<'a> Survey<'a> {
     /// Every place whose erasure may not have come to its end: what the unsealed segments forget,
     /// and what sealed ones do that took records shortly before the end of the log.
     pub(in crate::recovery) fn forgotten(&self) -> Result<Vec<(u64, Location)>> {
-        let mut forgotten = self.replay.forgotten.clone();
+        let mut forgotten = [&self.replay.forgotten[..], &self.forgotten_in_sealed].concat();
         for (number, summary) in self.segments.sealed() {
-            if summary.forgets > 0 && summary.time_ms_max + ERASURE_MS_MAX >= self.time_ms {
+            let is_recent = summary.time_ms_max + ERASURE_MS_MAX >= self.time_ms;
+            // What those in quarantine still say is known already.
+            let is_whole = !self.segments.is_quarantined(number);
+            if is_whole && is_recent && summary.forgets > 0 {
                 self.segments.scan(number, |entry| {
                     if let Record::Forget { hash, segment, offset } = entry.record {
                         let location = Location::checked(segment, offset);
@@ -440,7 +527,7 @@ impl<'a> Survey<'a> {
     }
 
     /// The log must reach at least as far as CHECKPOINT says that it was durable.
-    fn check_durable_end(&self) -> Result<()> {
+    pub(in crate::recovery) fn check_durable_end(&self) -> Result<()> {
         let too_new = self.last.epoch() > self.checkpoint.epoch;
         if self.last >= self.checkpoint.durable_lsn && !too_new {
             return Ok(());

@@ -19,6 +19,7 @@ use crate::log::OpenClaim;
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::number_of;
 use crate::log::segments::{Segment, SegmentHints, Segments};
+use crate::recovery::quarantine::Quarantine;
 use crate::recovery::survey::Survey;
 use crate::recovery::{SUPER, Tell, read_super};
 use crate::scope::{HashKey, Token};
@@ -43,6 +44,7 @@ pub(crate) struct View {
     /// The highest store time on record, in ms.
     pub(crate) time_ms: u64,
     pub(crate) report: Recovery,
+    pub(crate) quarantine: Quarantine,
 }
 
 /// What one look found that the next may not.
@@ -129,8 +131,10 @@ fn look(storage: &Arc<dyn Storage>, tell: Tell<'_>) -> Result<Option<(View, Opti
     let segments = Segments::new(Arc::clone(storage), access, checkpoint.oldest);
     let key = hash_key.clone();
     let mut survey = Survey::new(&**storage, access, superblock, checkpoint, key, segments);
+    survey.quarantine = Quarantine::read(&**storage, superblock.store)?;
     survey.load(tell)?;
     survey.scan(tell)?;
+    survey.put_salvaged();
     let indexes = survey.fill(0)?;
     let mut open: Vec<OpenClaim> = survey.replay.open.values().cloned().collect();
     open.sort_by_key(|open| open.facts.token);
@@ -148,10 +152,20 @@ fn look(storage: &Arc<dyn Storage>, tell: Tell<'_>) -> Result<Option<(View, Opti
         let hints = SegmentHints::Memory(Arc::new(hints));
         survey.segments.insert(Segment::new(&scanned.header, hints));
     }
-    let Survey { segments, last, time_ms, mut report, .. } = survey;
+    let Survey { segments, last, time_ms, mut report, quarantine, .. } = survey;
     report.epoch = checkpoint.epoch;
     report.orphans = open.len() as u64;
-    let view =
-        View { superblock, checkpoint, hash_key, segments, indexes, open, last, time_ms, report };
+    let view = View {
+        superblock,
+        checkpoint,
+        hash_key,
+        segments,
+        indexes,
+        open,
+        last,
+        time_ms,
+        report,
+        quarantine,
+    };
     Ok(Some((view, forgotten)))
 }

@@ -26,7 +26,7 @@ const LAYERS: &[(Peers, &[&str])] = &[
     (Apart, &["format", "storage", "index"]),
     (Apart, &["log"]),
     // A backup is checked by a recovery that changes nothing, and by a verification.
-    (InOrder, &["recovery", "expiry", "verify", "backup"]),
+    (InOrder, &["recovery", "expiry", "verify", "scrub", "backup"]),
     (InOrder, &["engine", "worker"]),
     // A claim yields orphans, an orphan yields claims, and the futures yield both.
     (Together, &["claim", "future"]),
