@@ -78,6 +78,16 @@ impl Helpers for Bell {
     }
 }
 
+/// Helpers who never come: what is staged waits for a caller who commits.
+pub(crate) struct Absent;
+
+impl Helpers for Absent {
+    fn commit_due(&self, _: Option<Duration>) {}
+    fn blocks_due(&self) {}
+    fn upkeep_due(&self) {}
+    fn went_idle(&self) {}
+}
+
 /// The threads of one store.
 #[derive(Debug)]
 pub(crate) struct Workers {
