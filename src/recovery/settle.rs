@@ -134,10 +134,10 @@ impl Survey<'_> {
                 }
             });
             if scanned.header.segment > self.checkpoint.tail {
-                // CHECKPOINT names a tail only once its header is durable.
-                let end = usize::try_from(DATA_START).expect("two pages");
-                let file = &scanned.file;
-                file.write_at(0, &scanned.bytes[..end]).map_err(Error::io("rewrite a header"))?;
+                // CHECKPOINT names a tail only once its header is durable. A power cut may have
+                // left one of its two copies.
+                let header = scanned.header.encode();
+                scanned.file.write_at(0, &header).map_err(Error::io("rewrite a header"))?;
             }
             if let Some(first) = first {
                 let start = usize::try_from(first).expect("within a segment");
@@ -154,6 +154,10 @@ impl Survey<'_> {
                     .map_err(Error::io("cut the tail"))?;
             }
             scanned.file.sync().map_err(Error::io("sync the tail"))?;
+        }
+        // Nor is its name, where an earlier process stopped before it had synced the directory.
+        if self.scanned.iter().any(|scanned| scanned.header.segment > self.checkpoint.tail) {
+            self.storage.sync_dir().map_err(Error::io("sync the directory"))?;
         }
         Ok(())
     }
