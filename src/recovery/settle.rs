@@ -63,6 +63,7 @@ impl Survey<'_> {
             self.go_on(&maker, &mut checkpoints, next, now_ms, indexes)?
         };
         staging.durable = staging.next.before();
+        staging.found = staging.last;
         staging.steps.clear();
         if let Some(max) = config.open_claims_per_organization_max {
             staging.bound_organizations(max);
@@ -182,6 +183,7 @@ impl Survey<'_> {
         let mut staging = Staging {
             tail,
             last: self.last,
+            found: self.last,
             next,
             durable: next.before(),
             time_ms: now_ms,
