@@ -342,7 +342,11 @@ impl<'a> Survey<'a> {
                 Record::Forget { hash, .. } => {
                     hints.push(hinted::forget(*hash, entry.offset));
                 }
-                Record::Seal(_) => seal = Some(Placed { lsn: entry.header.lsn, location }),
+                Record::Seal(said) => {
+                    seal = Some(Placed { lsn: entry.header.lsn, location });
+                    // It still counts what was erased since.
+                    summary = *said;
+                }
                 _ => {}
             }
             self.replay.apply(&self.hash_key, location, &entry.header, entry.record);
