@@ -95,15 +95,14 @@ pub(crate) fn range_of<'a>(hints: &'a Hints, hashes: &RangeInclusive<u64>) -> &'
     &rest[..rest.partition_point(|hint| hint.hash <= *hashes.end())]
 }
 
-/// Reads a sealed segment to make its hints again. Also tells how many records it holds.
+/// Makes the hints of a sealed segment again, from its bytes. Also tells how many records it holds.
 pub(crate) fn rebuild(
-    file: &dyn File,
+    bytes: &[u8],
     header: &SegmentHeader,
     hash_key: &HashKey,
 ) -> Result<(Hints, u64)> {
-    let bytes = read_whole(file, header.segment_bytes)?;
     let (mut entries, mut found, mut records) = (Vec::new(), None, 0);
-    let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
+    let scan = reader::scan(bytes, header.identity(), header.first_lsn, |entry| {
         match entry.record {
             Record::Complete(complete) => {
                 entries.push(response(hash_key.hash(complete.scope), entry.offset));
