@@ -12,6 +12,7 @@ mod contract;
 mod crash;
 mod faults;
 mod fixtures;
+mod interrupted;
 mod kill;
 mod layering;
 mod linear;
