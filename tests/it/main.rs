@@ -18,6 +18,7 @@ mod layering;
 mod linear;
 mod meanwhile;
 mod model;
+mod mutations;
 mod recovery_edges;
 mod restart;
 mod smoke;
