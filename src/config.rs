@@ -68,6 +68,10 @@ pub enum Background {
     /// The calls themselves, before they return. Nothing happens between calls, which makes a run
     /// repeatable; a future then blocks the thread that polls it while it commits.
     Inline,
+    /// As `Inline`, but what futures stage waits for the next call that commits, so that a test
+    /// decides which records share a batch.
+    #[doc(hidden)]
+    Stepped,
 }
 
 /// A step of a long call, reported to [`Options::progress`](crate::Options::progress).

@@ -899,6 +899,10 @@ impl Options {
         let workers = match background {
             Background::Threads => Some(Workers::start(&engine)?),
             Background::Inline => None,
+            Background::Stepped => {
+                engine.log.set_helpers(Arc::new(worker::Absent));
+                None
+            }
         };
         let directory = Mutex::new(Some(directory));
         Ok(Store(Arc::new(Handle { engine, workers, directory, progress: self.progress })))

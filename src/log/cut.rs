@@ -33,6 +33,8 @@ impl<D> Log<D> {
     fn written_of(&self, staging: &Staging) -> Lsn {
         match self.maker.writes {
             Writes::AtStaging => staging.last,
+            // Nothing of this epoch is in the files yet.
+            Writes::AtCommit if staging.durable.epoch() < staging.last.epoch() => staging.found,
             Writes::AtCommit => staging.durable.min(staging.last),
         }
     }

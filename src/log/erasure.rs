@@ -18,6 +18,7 @@ use crate::log::hinted::read_whole;
 use crate::log::reader::{self, End};
 use crate::log::room::Room;
 use crate::log::segment_name;
+use crate::log::segments::Stored;
 use crate::log::writer::Log;
 use crate::storage::Access;
 use crate::time::Reading;
@@ -96,11 +97,14 @@ impl<D> Log<D> {
 
     /// Erases what an earlier process was about to, where it did not come to the end of it.
     pub(crate) fn finish_erasures(&self, forgotten: &[(u64, Location)]) -> Result<u64> {
-        let (mut traces, mut torn) = (Vec::new(), BTreeSet::new());
+        let (mut traces, mut torn, mut finished) = (Vec::new(), BTreeSet::new(), 0);
         for &(hash, location) in forgotten {
             match self.segments.read(location) {
-                Ok(Some(stored)) if is_erasable(stored.header.kind) => {
-                    traces.push(Trace { hash, location, header: stored.header });
+                // After a failed sync the page cache can hold an erasure that the disk never got,
+                // so one that is there already is written again.
+                Ok(Some(Stored { header, .. })) if is_erasable(header.kind) => {
+                    finished += u64::from(header.kind != Kind::Erased);
+                    traces.push(Trace { hash, location, header });
                 }
                 Ok(_) => {}
                 Err(Error::Corrupt { .. }) => {
@@ -109,7 +113,6 @@ impl<D> Log<D> {
                 Err(error) => return Err(error),
             }
         }
-        let mut finished = traces.len() as u64;
         self.erase(&traces)?;
         // Of a segment in quarantine nobody knows what is torn and what is damaged.
         for segment in torn.into_iter().filter(|number| !self.segments.is_quarantined(*number)) {
@@ -132,7 +135,7 @@ impl<D> Log<D> {
 }
 
 fn is_erasable(kind: Kind) -> bool {
-    matches!(kind, Kind::Claim | Kind::Progress | Kind::Complete)
+    matches!(kind, Kind::Claim | Kind::Progress | Kind::Complete | Kind::Erased)
 }
 
 /// An ERASED record of the same length as the one that it takes the place of.

@@ -130,17 +130,8 @@ pub(crate) fn range_of<'a>(hints: &'a Hints, hashes: &RangeInclusive<u64>) -> &'
     &rest[..rest.partition_point(|hint| hint.hash <= *hashes.end())]
 }
 
-/// Reads a sealed segment to make its hints again. Also tells how many records it holds.
+/// Makes the hints of a sealed segment again, from its bytes. Also tells how many records it holds.
 pub(crate) fn rebuild(
-    file: &dyn File,
-    header: &SegmentHeader,
-    hash_key: &HashKey,
-) -> Result<(Hints, u64)> {
-    rebuild_from(&read_whole(file, header.segment_bytes)?, header, hash_key)
-}
-
-/// The same from the bytes of the segment.
-pub(crate) fn rebuild_from(
     bytes: &[u8],
     header: &SegmentHeader,
     hash_key: &HashKey,

@@ -74,8 +74,8 @@ pub(crate) struct Beyond {
     pub(crate) promise: Lsn,
     /// The lowest LSN among them.
     pub(crate) lowest: Option<Lsn>,
-    /// What FORGETs among them name.
-    pub(crate) forgotten: Vec<Location>,
+    /// What FORGETs among them name, and the hash that they give.
+    pub(crate) forgotten: Vec<(u64, Location)>,
 }
 
 /// Looks at every place from `offset` on for records that verify, header and body.
@@ -84,8 +84,9 @@ pub(crate) fn look_ahead(bytes: &[u8], identity: Identity, offset: u64, beyond: 
     while at + Location::GRANULE <= bytes.len() as u64 {
         match next(bytes, identity, at) {
             Ok((header, record)) => {
-                if let Record::Forget { segment, offset, .. } = record {
-                    beyond.forgotten.extend(Location::checked(segment, offset));
+                if let Record::Forget { hash, segment, offset } = record {
+                    let location = Location::checked(segment, offset);
+                    beyond.forgotten.extend(location.map(|location| (hash, location)));
                 }
                 beyond.promise = beyond.promise.max(header.promise());
                 beyond.lowest = Some(beyond.lowest.map_or(header.lsn, |low| low.min(header.lsn)));

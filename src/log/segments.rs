@@ -307,7 +307,8 @@ impl Segments {
             offset: 0,
             what: error.what(),
         })?;
-        hinted::rebuild(&*file, &header, hash_key).map(|(hints, _)| hints)
+        let bytes = hinted::read_whole(&*file, header.segment_bytes)?;
+        hinted::rebuild(&bytes, &header, hash_key).map(|(hints, _)| hints)
     }
 
     /// A segment ended with the SEAL at this offset: its blocks behind it are given back.

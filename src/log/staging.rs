@@ -145,6 +145,8 @@ pub(crate) struct Staging {
     pub(crate) tail: Tail,
     /// The newest record staged.
     pub(crate) last: Lsn,
+    /// The newest record that was there once the store was open.
+    pub(crate) found: Lsn,
     /// What the next record gets.
     pub(crate) next: Lsn,
     /// The newest record durable.

@@ -43,6 +43,11 @@ impl Replay {
             }
             Record::Complete(complete) => {
                 self.end(complete.token);
+                // An erasure that stopped halfway may have left the CLAIM of an earlier attempt,
+                // and not that of the one that completed.
+                if let Some(&token) = self.operations.get(&complete.operation) {
+                    self.end(token);
+                }
                 self.responses.push((hash_key.hash(complete.scope), at));
             }
             Record::Release { token, .. } => self.end(token),

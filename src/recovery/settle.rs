@@ -69,6 +69,7 @@ impl Survey<'_> {
             self.go_on(&maker, &mut checkpoints, next, now_ms, indexes)?
         };
         staging.durable = staging.next.before();
+        staging.found = staging.last;
         staging.steps.clear();
         if let Some(max) = config.open_claims_per_organization_max {
             staging.bound_organizations(max);
@@ -179,10 +180,10 @@ impl Survey<'_> {
                 }
             });
             if scanned.header.segment > self.checkpoint.tail {
-                // CHECKPOINT names a tail only once its header is durable.
-                let end = usize::try_from(DATA_START).expect("two pages");
-                let file = &scanned.file;
-                file.write_at(0, &scanned.bytes[..end]).map_err(Error::io("rewrite a header"))?;
+                // CHECKPOINT names a tail only once its header is durable. A power cut may have
+                // left one of its two copies.
+                let header = scanned.header.encode();
+                scanned.file.write_at(0, &header).map_err(Error::io("rewrite a header"))?;
             }
             if let Some(first) = first {
                 let start = usize::try_from(first).expect("within a segment");
@@ -199,6 +200,10 @@ impl Survey<'_> {
                     .map_err(Error::io("cut the tail"))?;
             }
             scanned.file.sync().map_err(Error::io("sync the tail"))?;
+        }
+        // Nor is its name, where an earlier process stopped before it had synced the directory.
+        if self.scanned.iter().any(|scanned| scanned.header.segment > self.checkpoint.tail) {
+            self.storage.sync_dir().map_err(Error::io("sync the directory"))?;
         }
         Ok(())
     }
@@ -224,6 +229,7 @@ impl Survey<'_> {
         let mut staging = Staging {
             tail,
             last: self.last,
+            found: self.last,
             next,
             durable: next.before(),
             time_ms: now_ms,

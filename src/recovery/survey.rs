@@ -185,28 +185,27 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    /// Makes the hints of a sealed segment again. What does not verify in it may have been half
-    /// erased when a crash came: then a FORGET names it, here or in a later segment.
+    /// The hints of a sealed segment, from its records. One among them that an erasure tore is
+    /// completed in memory.
     fn rebuild_hints(&self, file: &dyn File, header: &SegmentHeader) -> Result<(Hints, u64)> {
-        let rebuilt = hinted::rebuild(file, header, &self.hash_key);
-        let Err(Error::Corrupt { .. }) = rebuilt else { return rebuilt };
-        let mut beyond = Beyond::default();
-        for number in header.segment.. {
-            let (file, header) = match self.open_segment(number) {
-                Ok(Some(found)) => found,
-                Ok(None) | Err(Error::Corrupt { .. }) => break,
-                Err(error) => return Err(error),
-            };
-            let bytes = read_whole(&*file, self.superblock.segment_bytes)?;
-            reader::look_ahead(&bytes, header.identity(), DATA_START, &mut beyond);
+        let mut bytes = read_whole(file, header.segment_bytes)?;
+        let rebuilt = hinted::rebuild(&bytes, header, &self.hash_key);
+        if !matches!(rebuilt, Err(Error::Corrupt { .. })) {
+            return rebuilt;
         }
-        let here = beyond.forgotten.iter().filter(|at| at.segment() == header.segment);
-        let named = here.map(|at| at.offset()).collect();
-        let mut bytes = read_whole(file, self.superblock.segment_bytes)?;
+        let mut named = BTreeSet::new();
+        // A FORGET comes behind what it names.
+        let mut next = header.segment;
+        while let Ok(Some((file, header_of))) = self.open_segment(next) {
+            let places = forgotten_in(&*file, &header_of)?.into_iter().map(|(_, place)| place);
+            named.extend(places.filter(|place| place.segment() == header.segment));
+            next += 1;
+        }
+        let named = named.into_iter().map(|place| place.offset()).collect();
         if mend(&mut bytes, header, &named).is_empty() {
             return rebuilt;
         }
-        hinted::rebuild_from(&bytes, header, &self.hash_key)
+        hinted::rebuild(&bytes, header, &self.hash_key)
     }
 
     /// The file of a segment and its header; `None` where there is no such file.
@@ -458,7 +457,11 @@ impl<'a> Survey<'a> {
             Record::Forget { hash, .. } => {
                 hints.push(hinted::forget(*hash, entry.offset));
             }
-            Record::Seal(_) => *seal = Some(Placed { lsn: entry.header.lsn, location }),
+            Record::Seal(said) => {
+                *seal = Some(Placed { lsn: entry.header.lsn, location });
+                // It still counts what was erased since.
+                *summary = *said;
+            }
             _ => {}
         }
         self.replay.apply(&self.hash_key, location, &entry.header, entry.record);
@@ -479,8 +482,8 @@ impl<'a> Survey<'a> {
             let bytes = read_whole(&**file, self.superblock.segment_bytes)?;
             reader::look_ahead(&bytes, header.identity(), DATA_START, &mut beyond);
         }
-        let here = beyond.forgotten.iter().filter(|at| at.segment() == header.segment);
-        let named: BTreeSet<u64> = here.map(|at| at.offset()).collect();
+        let here = beyond.forgotten.iter().filter(|(_, at)| at.segment() == header.segment);
+        let named: BTreeSet<u64> = here.map(|(_, at)| at.offset()).collect();
         if named.contains(&scan.offset) {
             let mended = mend(&mut bytes.clone(), header, &named);
             if !mended.is_empty() {
@@ -507,20 +510,24 @@ impl<'a> Survey<'a> {
     }
 
     /// Every place whose erasure may not have come to its end: what the unsealed segments forget,
-    /// and what sealed ones do that took records shortly before the end of the log.
+    /// and what sealed ones do that took records shortly before the store was last in use. What
+    /// recoveries add that come to no end, perhaps days later, are open claims and SEALs alone.
     pub(in crate::recovery) fn forgotten(&self) -> Result<Vec<(u64, Location)>> {
         let mut forgotten = [&self.replay.forgotten[..], &self.forgotten_in_sealed].concat();
-        for (number, summary) in self.segments.sealed() {
-            let is_recent = summary.time_ms_max + ERASURE_MS_MAX >= self.time_ms;
+        let sealed = self.segments.sealed();
+        let all = sealed.iter().map(|(_, summary)| summary);
+        let all = all.chain(self.scanned.iter().map(|scanned| &scanned.summary));
+        let in_use = all.filter(|summary| summary.completes > 0 || summary.forgets > 0);
+        let used_ms = in_use.map(|summary| summary.time_ms_max).max().unwrap_or_default();
+        for (number, summary) in sealed {
+            let is_recent = summary.time_ms_max + ERASURE_MS_MAX >= used_ms;
             // What those in quarantine still say is known already.
             let is_whole = !self.segments.is_quarantined(number);
             if is_whole && is_recent && summary.forgets > 0 {
-                self.segments.scan(number, |entry| {
-                    if let Record::Forget { hash, segment, offset } = entry.record {
-                        let location = Location::checked(segment, offset);
-                        forgotten.extend(location.map(|location| (hash, location)));
-                    }
-                })?;
+                // Also those behind a record that an erasure tore.
+                if let Some((file, header)) = self.open_segment(number)? {
+                    forgotten.extend(forgotten_in(&*file, &header)?);
+                }
             }
         }
         Ok(forgotten)
@@ -543,6 +550,14 @@ impl<'a> Survey<'a> {
         };
         Err(Error::Corrupt { segment, offset, what })
     }
+}
+
+/// What the FORGETs of a segment name, wherever one verifies.
+fn forgotten_in(file: &dyn File, header: &SegmentHeader) -> Result<Vec<(u64, Location)>> {
+    let bytes = read_whole(file, header.segment_bytes)?;
+    let mut found = Beyond::default();
+    reader::look_ahead(&bytes, header.identity(), DATA_START, &mut found);
+    Ok(found.forgotten)
 }
 
 /// Everything behind this offset is zeros.

@@ -6,17 +6,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
+use crate::support::planted::{Fault, cargo_test};
 use crate::support::tree::copy_tree;
-
-/// A text that is replaced, in a file that holds it once.
-struct Fault {
-    name: &'static str,
-    file: &'static str,
-    from: &'static str,
-    to: &'static str,
-}
 
 /// Which tests have to find which faults.
 const FOUND_BY: [(&str, &[Fault]); 3] =
@@ -171,17 +163,8 @@ fn copy_crate(to: &Path) {
 }
 
 fn run_tests(dir: &Path, arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "--quiet", "--offline", "--test", "it"])
-        .args(arguments)
-        .current_dir(dir)
-        .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults"))
-        .env("ONCELOG_CRASH_POINTS", "2000")
-        .env("RUSTFLAGS", "--cap-lints allow")
-        .output()
-        .expect("cargo runs");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    let arguments = [&["--test", "it"], arguments].concat();
+    cargo_test(dir, "faults", &arguments, &[("ONCELOG_CRASH_POINTS", "2000")])
 }
 
 #[test]
@@ -193,19 +176,15 @@ fn each_fault_put_in_by_hand_is_caught() {
     let mut missed = Vec::new();
     for (tests, faults) in FOUND_BY {
         for fault in faults {
-            let path = dir.path().join(fault.file);
-            let sound = fs::read_to_string(&path).unwrap();
-            let places = sound.matches(fault.from).count();
-            assert_eq!(places, 1, "{}: {} holds {:?}", fault.name, fault.file, fault.from);
-            fs::write(&path, sound.replace(fault.from, fault.to)).unwrap();
-            let (built, text) = run_tests(dir.path(), &["--no-run"]);
-            assert!(built, "{}: does not compile:\n{text}", fault.name);
-            let (passed, _) = run_tests(dir.path(), &[tests]);
+            let passed = fault.planted(dir.path(), || {
+                let (built, text) = run_tests(dir.path(), &["--no-run"]);
+                assert!(built, "{}: does not compile:\n{text}", fault.name);
+                run_tests(dir.path(), &[tests]).0
+            });
             println!("{}: {}", fault.name, if passed { "MISSED" } else { "caught" });
             if passed {
                 missed.push(fault.name);
             }
-            fs::write(&path, sound).unwrap();
         }
     }
     assert!(missed.is_empty(), "not caught: {missed:?}");

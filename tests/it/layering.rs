@@ -103,12 +103,25 @@ fn nothing_waits_for_time_to_pass() {
 }
 
 #[test]
+fn every_test_that_the_design_names_exists() {
+    let files = rust_files(&["tests"]);
+    let design = read("DESIGN.md");
+    let (_, promises) = design.split_once("## What we promise").expect("a section");
+    let promises = promises.split("\n## ").next().unwrap_or_default();
+    assert!(named_tests(promises).len() > 30, "the section names its tests");
+    assert_eq!(missing_tests(promises, &files), Vec::<String>::new());
+}
+
+#[test]
 fn each_check_finds_the_fault_it_is_for() {
     let import = |path: &str, name: &str| {
         upward_imports(path, &format!("//! A noun.\nuse crate::{name};\n"), &["slot", "shard"])
     };
     let on = |check: fn(&str, &str) -> Vec<String>, text: &str| check("src/error.rs", text);
     let lines = |line: &str| line.repeat(CODE_LINES_MAX + 1);
+    let tests = [("tests/it/a.rs".to_owned(), "#[test]\nfn it_holds() {".to_owned())];
+    assert_eq!(missing_tests("| it | `a::it_holds` |", &tests), Vec::<String>::new());
+    assert_eq!(missing_tests("`a::it_hold`, `b::it_holds`", &tests), ["a::it_hold", "b::it_holds"]);
     let tests = "\n#[cfg(test)]\nmod tests {\nuse super::*;\nuse crate::store::Store;\n";
 
     let allowed = [
@@ -181,6 +194,24 @@ fn upward_imports(path: &str, text: &str, order: &[&str]) -> Vec<String> {
         Some(format!("{path}:{}: {fault}", line_of(&code, at)))
     });
     imports.collect()
+}
+
+/// What a text names as `file::test`.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter_map(|name| name.split_once("::")).collect()
+}
+
+/// Those of them that are in no file of that name.
+fn missing_tests(text: &str, files: &[(String, String)]) -> Vec<String> {
+    let exists = |(file, name): (&str, &str)| {
+        let test = format!("fn {name}(");
+        files
+            .iter()
+            .any(|(path, text)| path.ends_with(&format!("/{file}.rs")) && text.contains(&test))
+    };
+    let names = named_tests(text).into_iter().filter(|&named| !exists(named));
+    names.map(|(file, name)| format!("{file}::{name}")).collect()
 }
 
 fn hidden_imports(path: &str, text: &str) -> Vec<String> {
@@ -308,6 +339,12 @@ fn check(folders: &[&str], check: impl Fn(&str, &str) -> Vec<String>) {
     assert!(!files.is_empty(), "nothing to check in {folders:?}");
     let findings: Vec<String> = files.iter().flat_map(|(path, text)| check(path, text)).collect();
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+}
+
+#[expect(clippy::disallowed_methods, reason = "the tree under test is made of files")]
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(path).expect("it is part of the tree")
 }
 
 /// Path and text of every Rust file below `folders`, build directories apart.

@@ -9,6 +9,9 @@
 //! After a failed `sync` the bytes it should have saved stay readable, but later syncs pass them
 //! over until they are written again, as Linux does with pages it failed to write back.
 //!
+//! A sector survives whole, but for [`Survival::Torn`]: then it may be a mix of two of its
+//! versions, cut at any byte. What was synced and not written since is never touched by that.
+//!
 //! Everything is deterministic: a state and a seed give one disk.
 
 use std::any::Any;
@@ -36,6 +39,9 @@ pub(crate) enum Survival {
     /// What the seed says: each sector, each size and each name on its own, the chances from
     /// nearly none to nearly all, and perhaps sectors of the write that the power cut interrupted.
     Random,
+    /// The same, and a sector may survive as the head of one of its versions and the tail of
+    /// another.
+    Torn,
 }
 
 /// One directory on a simulated disk. A clone is another handle to the same disk.
@@ -74,7 +80,29 @@ impl SimDisk {
     /// Makes one step fail and the later ones go on. A write that fails leaves its first half
     /// behind, as a short write does; a sync leaves what it should have saved in doubt.
     pub(crate) fn fail_at(&self, step: u64, kind: io::ErrorKind) {
-        self.state().failing_steps.insert(step, kind);
+        self.fail_after(step, kind, 128);
+    }
+
+    /// The same with a choice of how much of a write is left behind: so many of its 256 parts.
+    pub(crate) fn fail_after(&self, step: u64, kind: io::ErrorKind, parts: u8) {
+        self.state().failing_steps.insert(step, (kind, parts));
+    }
+
+    /// Makes one read fail, counted from now, and the later ones go on.
+    pub(crate) fn fail_read_after(&self, reads: u64) {
+        let mut state = self.state();
+        state.failing_read = Some(state.reads + reads);
+    }
+
+    /// How many calls were made to fail, the power cut apart.
+    pub(crate) fn faults(&self) -> u64 {
+        self.state().faults
+    }
+
+    /// Whether the power was cut.
+    #[allow(dead_code, reason = "the simulation asks, the other tests know")]
+    pub(crate) fn is_off(&self) -> bool {
+        self.state().off
     }
 
     /// Bounds the bytes that files with a name may take, in whole pages; `None` lifts the bound.
@@ -116,6 +144,14 @@ impl SimDisk {
         let mut state = self.state();
         let inode = state.dir.find(name).expect("only a file that exists can rot");
         state.dir.inode(inode).corrupt(offset, xor);
+    }
+
+    /// Puts other bytes in the place of durable ones, as a misdirected write does.
+    pub(crate) fn overwrite(&self, name: &str, offset: u64, bytes: &[u8]) {
+        let old = self.read(name).expect("only a file that exists can be hit");
+        for (at, (new, old)) in bytes.iter().zip(&old[index(offset)..]).enumerate() {
+            self.corrupt(name, offset + at as u64, new ^ old);
+        }
     }
 
     /// The whole of a file as reads see it, even where they are made to fail.
@@ -273,6 +309,12 @@ impl File for SimFile {
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut guard = self.disk.powered()?;
+        guard.reads += 1;
+        if guard.failing_read.is_some_and(|at| at < guard.reads) {
+            guard.failing_read = None;
+            guard.faults += 1;
+            return Err(io::Error::other("a read that fails once"));
+        }
         let State { dir, failing_reads, .. } = &mut *guard;
         let inode = dir.inode(self.inode);
         let end = offset.saturating_add(out.len() as u64);
@@ -299,8 +341,9 @@ impl File for SimFile {
         if state.off {
             state.torn = Some(Torn { inode: self.inode, offset, bytes: bytes.to_vec() });
         } else {
-            let written = if outcome.is_ok() { bytes.len() } else { bytes.len() / 2 };
-            state.dir.inode(self.inode).write(offset, &bytes[..written]);
+            let written = if outcome.is_ok() { 256 } else { usize::from(state.parts_left) };
+            let written = &bytes[..bytes.len() * written / 256];
+            state.dir.inode(self.inode).write(offset, written);
         }
         outcome
     }
@@ -352,7 +395,12 @@ struct State {
     off: bool,
     /// The write that the power cut interrupted.
     torn: Option<Torn>,
-    failing_steps: BTreeMap<u64, io::ErrorKind>,
+    failing_steps: BTreeMap<u64, (io::ErrorKind, u8)>,
+    /// Of 256, what the newest write that failed has left behind.
+    parts_left: u8,
+    reads: u64,
+    failing_read: Option<u64>,
+    faults: u64,
     failing_reads: Vec<(String, Range<u64>)>,
     dropped_syncs: Option<fn(&str) -> bool>,
 }
@@ -369,7 +417,12 @@ impl State {
         }
         let fault = self.failing_steps.remove(&self.steps);
         self.steps += 1;
-        fault.map_or(Ok(()), |kind| Err(io::Error::new(kind, "simulated fault")))
+        // What a full disk takes of a write.
+        self.parts_left = 128;
+        let Some((kind, parts)) = fault else { return Ok(()) };
+        self.faults += 1;
+        self.parts_left = parts;
+        Err(io::Error::new(kind, "simulated fault"))
     }
 }
 
@@ -608,8 +661,16 @@ impl Inode {
         }
         self.size = Trust::Durable;
         for (sector, versions) in std::mem::take(&mut self.unsynced) {
-            if let Some(spared) = versions.contents.iter().rfind(|_| fate.spares(fate.sectors)) {
-                self.durable.put(sector, spared);
+            let newest = versions.contents.iter().rfind(|_| fate.spares(fate.sectors));
+            if fate.tears > 0 && fate.spares(fate.tears) {
+                let other = versions.contents.iter().rfind(|_| fate.spares(fate.sectors));
+                let durable = self.durable.sector(sector);
+                let mut torn = **newest.unwrap_or(&durable);
+                let cut = fate.cut();
+                torn[cut..].copy_from_slice(&other.unwrap_or(&durable)[cut..]);
+                self.durable.put(sector, &torn);
+            } else if let Some(newest) = newest {
+                self.durable.put(sector, newest);
             }
         }
     }
@@ -623,6 +684,16 @@ impl Pages {
     fn page(&mut self, page: u64) -> &mut [u8; PAGE] {
         let pages = Arc::make_mut(&mut self.0);
         Arc::make_mut(pages.entry(page).or_insert_with(|| Arc::new([0; PAGE])))
+    }
+
+    fn sector(&self, sector: u64) -> Arc<[u8; SECTOR]> {
+        let mut content = [0; SECTOR];
+        let page = sector / SECTORS_PER_PAGE;
+        if let Some(block) = self.0.get(&page) {
+            let start = sector * SECTOR as u64;
+            overlay(&mut content, start, block.as_slice(), page * PAGE as u64);
+        }
+        Arc::new(content)
     }
 
     fn put(&mut self, sector: u64, content: &[u8; SECTOR]) {
@@ -662,19 +733,27 @@ struct Fate {
     sizes: u64,
     sectors: u64,
     torn: u64,
+    /// Sectors that are cut in two.
+    tears: u64,
 }
 
 impl Fate {
     fn new(mut seed: u64, survival: Survival) -> Fate {
         const CHANCES: [u64; 7] = [2, 16, 64, 128, 192, 240, 254];
         let mut chance = || CHANCES[index(draw(&mut seed) % CHANCES.len() as u64)];
-        let [changes, sizes, sectors, torn] = match survival {
-            Survival::None => [0; 4],
-            Survival::All => [256, 256, 256, 0],
+        let [changes, sizes, sectors, torn, tears] = match survival {
+            Survival::None => [0; 5],
+            Survival::All => [256, 256, 256, 0, 0],
             // Apart, so that names without contents and contents without names are common.
-            Survival::Random => [chance(), chance(), chance(), 128],
+            Survival::Random => [chance(), chance(), chance(), 128, 0],
+            Survival::Torn => [chance(), chance(), chance(), 128, 128],
         };
-        Fate { seed, changes, sizes, sectors, torn }
+        Fate { seed, changes, sizes, sectors, torn, tears }
+    }
+
+    /// Where a sector is cut in two.
+    fn cut(&mut self) -> usize {
+        index(draw(&mut self.seed) % SECTOR as u64)
     }
 
     fn spares(&mut self, chance: u64) -> bool {
@@ -857,6 +936,37 @@ mod tests {
         assert_eq!(sectors(&disk, 0, Survival::All)[..2], [0, 0]);
         let seen = |seed| sectors(&disk, seed, Survival::Random)[..2].to_vec();
         assert_eq!((0..64).map(seen).collect::<BTreeSet<_>>().len(), 4);
+    }
+
+    #[test]
+    fn a_torn_sector_is_a_head_of_one_version_and_a_tail_of_another() {
+        let (disk, file) = disk_with_file();
+        file.write_at(0, &[1; SECTOR]).unwrap();
+        file.sync().unwrap();
+        file.write_at(256, &[2; 2 * SECTOR]).unwrap();
+        let mut mixed = 0;
+        for seed in 0..64 {
+            let bytes = disk.after_power_cut(seed, Survival::Torn).read("a").unwrap();
+            assert!(bytes[..256].iter().all(|&byte| byte == 1), "synced bytes were touched");
+            let changes = bytes[256..512].windows(2).filter(|pair| pair[0] != pair[1]).count();
+            assert!(changes <= 1 && bytes[256..512].iter().all(|byte| [1, 2].contains(byte)));
+            mixed += changes;
+        }
+        assert!(mixed > 8, "only {mixed} tears");
+    }
+
+    #[test]
+    fn a_failing_write_leaves_the_part_that_was_asked_for_and_a_read_fails_once() {
+        let (disk, file) = disk_with_file();
+        disk.fail_after(disk.steps(), ErrorKind::StorageFull, 64);
+        assert_eq!(file.write_at(0, &[1; 1024]).unwrap_err().kind(), ErrorKind::StorageFull);
+        let bytes = disk.read("a").unwrap();
+        assert_eq!((bytes[255], bytes[256]), (1, 0));
+        disk.fail_read_after(1);
+        let reads = [(); 3].map(|()| file.read_at(0, &mut [0]).is_ok());
+        assert_eq!((reads, disk.faults()), ([true, false, true], 2));
+        disk.overwrite("a", 100, b"wrong");
+        assert_eq!(&disk.after_power_cut(0, Survival::None).read("a").unwrap()[100..105], b"wrong");
     }
 
     #[test]

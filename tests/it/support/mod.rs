@@ -4,5 +4,6 @@ pub(crate) mod caller;
 pub(crate) mod disk;
 pub(crate) mod history;
 pub(crate) mod model;
+pub(crate) mod planted;
 pub(crate) mod rng;
 pub(crate) mod tree;
