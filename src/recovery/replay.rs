@@ -1,6 +1,6 @@
 //! What the records of unsealed segments add up to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::format::record::{Claim, Ended, Header, Record};
@@ -12,6 +12,8 @@ use crate::scope::{HashKey, OperationId, Token};
 #[derive(Default)]
 pub(in crate::recovery) struct Replay {
     pub(in crate::recovery) open: BTreeMap<Token, OpenClaim>,
+    /// Where the newest CLAIM of each of them stands.
+    places: HashMap<Token, Location>,
     /// The token that stands for each open operation.
     operations: HashMap<OperationId, Token>,
     /// Claims that ended: a CLAIM of theirs that comes later is void.
@@ -30,7 +32,7 @@ impl Replay {
         record: Record<'_>,
     ) {
         match record {
-            Record::Claim(claim) => self.claim(header, &claim),
+            Record::Claim(claim) => self.claim(header, &claim, at),
             Record::Progress { token, ended, checkpoint } => {
                 if let Some(open) = self.open.get_mut(&token) {
                     if ended != Ended::No {
@@ -59,7 +61,7 @@ impl Replay {
         }
     }
 
-    fn claim(&mut self, header: &Header, claim: &Claim<'_>) {
+    fn claim(&mut self, header: &Header, claim: &Claim<'_>, at: Location) {
         let carried = claim.carried;
         let token = token_of(header, claim);
         if self.ended.contains(&token) {
@@ -80,6 +82,7 @@ impl Replay {
             && before != token
         {
             self.open.remove(&before);
+            self.places.remove(&before);
             self.ended.insert(before);
         }
         let open = OpenClaim {
@@ -88,10 +91,21 @@ impl Replay {
             checkpoint: carried.and_then(|carried| carried.checkpoint).map(Arc::from),
         };
         self.open.insert(token, open);
+        self.places.insert(token, at);
+    }
+
+    /// A CLAIM is forgotten only once its operation has ended. An erasure that stopped halfway may
+    /// have left it, and not the CLAIM of the attempt that was released in its place.
+    pub(in crate::recovery) fn end_forgotten(&mut self) {
+        let forgotten: HashSet<Location> = self.forgotten.iter().map(|(_, at)| *at).collect();
+        let left = self.places.iter().filter(|(_, at)| forgotten.contains(at));
+        let left: Vec<Token> = left.map(|(&token, _)| token).collect();
+        left.into_iter().for_each(|token| self.end(token));
     }
 
     fn end(&mut self, token: Token) {
         self.ended.insert(token);
+        self.places.remove(&token);
         if let Some(open) = self.open.remove(&token) {
             self.operations.remove(&open.facts.operation);
         }
@@ -114,6 +128,23 @@ mod tests {
         let header = Header::decode(&bytes, identity, 8192).unwrap();
         let record = header.decode_body(&bytes).unwrap();
         replay.apply(&HashKey::new(&[0; 16]), Location::new(1, 8192), &header, record);
+    }
+
+    #[test]
+    fn a_claim_that_a_forget_names_is_no_orphan_although_its_end_was_another_attempt_s() {
+        let scope = Scope { organization: "", method: "POST", path: "/", key: "k" }.encode();
+        let operation = OperationId::from_hash([7; 16]);
+        let fingerprint = Fingerprint::of(b"");
+        let claim = Claim { operation, fingerprint, scope: &scope, carried: None };
+        let mut replay = Replay::default();
+        apply(&mut replay, 10, &Draft::claim(&claim, 1, &[]));
+        // The second attempt's CLAIM was erased before the power went; its RELEASE is there.
+        apply(&mut replay, 12, &Draft::release(Token::new(11), Freed::NoEffect, 2));
+        replay.end_forgotten();
+        assert_eq!(replay.open.len(), 1, "nothing says that it was forgotten");
+        apply(&mut replay, 13, &Draft::forget(9, Location::new(1, 8192)));
+        replay.end_forgotten();
+        assert!(replay.open.is_empty(), "a released operation came back");
     }
 
     #[test]

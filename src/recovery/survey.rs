@@ -347,7 +347,10 @@ impl<'a> Survey<'a> {
                 })
             };
             match looked {
-                Ok(Verdict::Ended) => return Ok(()),
+                Ok(Verdict::Ended) => {
+                    self.replay.end_forgotten();
+                    return Ok(());
+                }
                 Ok(Verdict::Mended) => {}
                 Err(Error::Corrupt { .. }) if !salvages && self.may_salvage() => salvages = true,
                 Err(error) => return Err(error),
