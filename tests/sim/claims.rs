@@ -219,11 +219,11 @@ impl Life {
                 (_, Err(error)) => failed.push((key, error)),
             }
         }
-        // What is in doubt comes last, behind what is known.
-        failed.iter().for_each(|(key, error)| self.claim_failed(*key, which, error));
         if !granted.is_empty() {
             self.commit();
         }
+        // What is in doubt comes last, behind what is known: the commit may not have been its own.
+        failed.iter().for_each(|(key, error)| self.claim_failed(*key, which, error));
         for (key, attempt, permit) in granted {
             self.hold(key, attempt, permit);
         }
