@@ -46,6 +46,8 @@ impl Survey<'_> {
         if self.fresh {
             self.write_quarantine()?;
         }
+        // Names that an earlier open made may never have been synced.
+        self.storage.sync_dir().map_err(Error::io("sync the directory"))?;
         let adoptable = self.adoptable();
         let remade = if adoptable { None } else { self.worthless_tail().map(|tail| tail.header) };
         checkpoints.write_both(|checkpoint| {
