@@ -448,7 +448,8 @@ impl Engine {
         if self.closed.swap(true, Ordering::AcqRel) {
             return None;
         }
-        let closed = self.log.close(&|deed, outcome| self.publish(deed, outcome));
+        let now_ms = self.now().now_ms;
+        let closed = self.log.close(now_ms, &|deed, outcome| self.publish(deed, outcome));
         self.wake_all();
         Some(closed)
     }

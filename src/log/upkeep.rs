@@ -37,12 +37,14 @@ pub(crate) struct DiskRoom {
 
 impl<D> Log<D> {
     /// Appends a CLEAN and syncs all there is; nothing can be staged afterwards.
-    pub(crate) fn close(&self, publish: Publish<'_, D>) -> Result<()> {
+    pub(crate) fn close(&self, now_ms: u64, publish: Publish<'_, D>) -> Result<()> {
         {
             let mut state = self.state.lock();
             if std::mem::replace(&mut state.closed, true) {
                 return Err(Error::Closed);
             }
+            // What readers saw as past stays past.
+            state.staging.time_ms = state.staging.time_ms.max(now_ms);
             while state.staging.allocating {
                 self.prepared.wait(&mut state);
             }

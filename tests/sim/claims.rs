@@ -121,7 +121,11 @@ impl Life {
                     let Some(previous) = previous else { return wrong("granted") };
                     if permit.attempt() == 1 {
                         let claimed = to_ms(permit.claimed_at());
-                        assert!(self.time.now.holds(claimed), "the time of a claim: {claimed}");
+                        assert!(
+                            self.time.now.holds(claimed),
+                            "the time of a claim: {claimed}, not {:?}",
+                            self.time.now
+                        );
                     }
                     let attempt = self.granted(key, which, previous);
                     if let Some(Slot::Open { checkpoint, .. }) = self.ledger.world().get(key) {
