@@ -60,6 +60,7 @@ pub enum OnDamage {
 }
 
 /// Who does the work that no caller waits for.
+#[expect(clippy::manual_non_exhaustive, reason = "the hidden one is for tests, which name it")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Background {
     /// Threads: one commits for async callers and syncs, one allocates, one writes hints and drops

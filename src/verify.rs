@@ -272,7 +272,8 @@ impl Subject<'_> {
         let copy_bytes = expected.len() / 2;
         let copies = bytes.chunks(copy_bytes).zip(expected.chunks(copy_bytes));
         for ((copy, expected), at) in copies.zip((0..DATA_START).step_by(copy_bytes)) {
-            if copy != expected {
+            // That of a segment which CHECKPOINT does not know yet may be torn; an open mends it.
+            if copy != expected && number <= self.checkpoint.tail {
                 found.note(number, at, "a copy of the segment's header does not verify");
             }
         }

@@ -945,7 +945,7 @@ mod tests {
         file.sync().unwrap();
         file.write_at(256, &[2; 2 * SECTOR]).unwrap();
         let mut mixed = 0;
-        for seed in 0..64 {
+        for seed in 0..512 {
             let bytes = disk.after_power_cut(seed, Survival::Torn).read("a").unwrap();
             assert!(bytes[..256].iter().all(|&byte| byte == 1), "synced bytes were touched");
             let changes = bytes[256..512].windows(2).filter(|pair| pair[0] != pair[1]).count();
@@ -965,6 +965,7 @@ mod tests {
         disk.fail_read_after(1);
         let reads = [(); 3].map(|()| file.read_at(0, &mut [0]).is_ok());
         assert_eq!((reads, disk.faults()), ([true, false, true], 2));
+        file.sync().unwrap();
         disk.overwrite("a", 100, b"wrong");
         assert_eq!(&disk.after_power_cut(0, Survival::None).read("a").unwrap()[100..105], b"wrong");
     }
