@@ -381,14 +381,18 @@ impl Life {
                 assert!(expired.orphans >= known, "{} orphans expired", expired.orphans);
                 self.counts.dropped_segments += expired.segments;
                 self.say(|| format!("  {} segments, {} orphans", expired.segments, past.len()));
-                past.iter().for_each(|(key, _)| drop(self.open.remove(key)));
+                past.iter().for_each(|(key, _)| {
+                    self.open.remove(key);
+                });
                 if expired.orphans > 0 {
                     self.ledger.all_durable();
                 }
             }
             Err(error) if Self::is_refusal(&error) => {
                 // How many it ended is not said, and nobody can see any of them.
-                past.iter().for_each(|(key, _)| drop(self.open.remove(key)));
+                past.iter().for_each(|(key, _)| {
+                    self.open.remove(key);
+                });
                 self.orphans.retain(|found| past.iter().all(|(key, _)| *key != found.key));
             }
             Err(error) => self.excuse("an expiry", &error),

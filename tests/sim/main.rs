@@ -7,7 +7,7 @@
 #![expect(
     clippy::cast_possible_truncation,
     clippy::disallowed_methods,
-    clippy::unwrap_used,
+    clippy::fn_params_excessive_bools,
     reason = "a step of a test that fails fails the test; tests stage files and threads themselves"
 )]
 
@@ -64,7 +64,7 @@ fn no_seed_breaks_a_promise() {
     };
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
-        (0..threads).for_each(|_| drop(scope.spawn(&run)));
+        (0..threads).for_each(|_| drop(scope.spawn(run)));
     });
     let failed = failed.into_inner().unwrap();
     assert!(
