@@ -98,12 +98,6 @@ const ERASURE_FAULTS: &[Fault] = &[
         to: "if false {",
     },
     Fault {
-        name: "the end of a claim erased together with the claim",
-        file: "src/log/erasure.rs",
-        from: "self.erase_some(traces.iter().filter(|trace| !is_end(trace)))?;",
-        to: "self.erase_some(traces.iter())?;",
-    },
-    Fault {
         name: "an erasure that the next open does not finish",
         file: "src/recovery/mod.rs",
         from: "log.finish_erasures(&forgotten)?",
