@@ -37,11 +37,19 @@ pub(crate) fn cargo_test(
         .args(["test", "--quiet", "--offline"])
         .args(arguments)
         .current_dir(dir)
-        .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join(target))
+        .env("CARGO_TARGET_DIR", scratch().join(target))
         .env("RUSTFLAGS", "--cap-lints allow")
         .envs(variables.iter().copied())
         .output()
         .expect("cargo runs");
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Set where cargo builds a test, and not for other programs that share these helpers.
+fn scratch() -> &'static Path {
+    let Some(scratch) = option_env!("CARGO_TARGET_TMPDIR") else {
+        panic!("only a test has a scratch directory")
+    };
+    Path::new(scratch)
 }
