@@ -22,8 +22,10 @@ fn a_full_disk_refuses_claims_alone_and_goes_on_when_there_is_room() {
         let done = run_until_full(&store, &image);
         let label = format!("{kind:?}, {durability:?}");
         check_done(&store, &done, &label);
-        let refused = store.claim(scope("one more"), fingerprint("one more"));
-        assert!(matches!(refused, Err(Error::Full { .. })), "{label}: {refused:?}");
+        // The end of a segment may have been given back since, which is room for a few more.
+        let more = |nth: u64| store.claim(scope(&format!("more-{nth}")), fingerprint("more")).err();
+        let refused = (0..10_000).find_map(more);
+        assert!(matches!(refused, Some(Error::Full { .. })), "{label}: {refused:?}");
         std::fs::remove_file(image.ballast()).unwrap();
         let permit =
             granted(&store, "with room").unwrap_or_else(|error| panic!("{label}: {error}"));
