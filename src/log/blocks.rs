@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::format::record;
 use crate::log::room::{self, AHEAD_BYTES_MAX, AHEAD_BYTES_MIN, Room, SPARE_BYTES, is_full};
-use crate::log::staging::{Maker, Staging};
+use crate::log::staging::{Maker, Staging, Writes};
 use crate::storage::File;
 
 /// Blocks are allocated so many bytes at a time in the background.
@@ -66,10 +66,11 @@ impl Staging {
 
     /// Whether the background is to allocate blocks soon, or to make the file ready for what comes
     /// next. Says so once.
-    pub(crate) fn wants_blocks(&mut self) -> bool {
+    pub(crate) fn wants_blocks(&mut self, maker: &Maker) -> bool {
         let blocks = !self.asked_for_blocks && self.lacks_blocks(self.ahead());
         self.asked_for_blocks |= blocks;
-        let ready = self.tail.offset >= self.ready_at;
+        // What is written at the commit is written at once, and needs no window.
+        let ready = maker.writes == Writes::AtStaging && self.tail.offset >= self.ready_at;
         if ready {
             self.ready_at = self.tail.offset + READY_EVERY;
         }

@@ -48,6 +48,10 @@ pub(crate) fn scan<'a>(
             Ok((header, record)) => {
                 let expected = match scan.last {
                     None => header.lsn == first,
+                    // Who wrote a CLEAN wrote no more: what goes on in its epoch was cut there.
+                    Some((last, Kind::Clean)) => {
+                        header.lsn.follows(last) && header.lsn.epoch() > last.epoch()
+                    }
                     Some((last, _)) => header.lsn.follows(last),
                 };
                 if !expected {
@@ -78,11 +82,19 @@ pub(crate) struct Beyond {
     pub(crate) forgotten: Vec<(u64, Location)>,
 }
 
-/// Looks at every place from `offset` on for records that verify, header and body.
-pub(crate) fn look_ahead(bytes: &[u8], identity: Identity, offset: u64, beyond: &mut Beyond) {
+/// Looks at every place from `offset` on for records that verify, header and body. Those below
+/// `least` say nothing: they are what an earlier cut has left.
+pub(crate) fn look_ahead(
+    bytes: &[u8],
+    identity: Identity,
+    offset: u64,
+    least: Lsn,
+    beyond: &mut Beyond,
+) {
     let mut at = offset;
     while at + Location::GRANULE <= bytes.len() as u64 {
         match next(bytes, identity, at) {
+            Ok((header, _)) if header.lsn < least => at += header.record_bytes() as u64,
             Ok((header, record)) => {
                 if let Record::Forget { hash, segment, offset } = record {
                     let location = Location::checked(segment, offset);

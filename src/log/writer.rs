@@ -354,7 +354,7 @@ impl<D> Log<D> {
         finish: impl FnOnce(&mut Draft<'_>, Lsn),
     ) -> Result<Placed> {
         let placed = staging.append(&self.maker, &self.segments, now_ms, room, draft, finish);
-        if staging.wants_blocks() {
+        if staging.wants_blocks(&self.maker) {
             self.help(|helpers| helpers.blocks_due());
         }
         if let Err(error @ Error::Io { .. }) = &placed {

@@ -193,9 +193,11 @@ impl Survey<'_> {
                 file.write_at(first, &scanned.bytes[start..end])
                     .map_err(Error::io("rewrite the tail"))?;
             }
-            let used = usize::try_from(used_bytes(&scanned.bytes)).expect("within a segment");
-            if used > end && scanned.scan.end != End::Sealed {
-                let zeros = vec![0; used - end];
+            if scanned.scan.end != End::Sealed {
+                // To the end of the page in any case: after a failed sync these zeros, too, can be
+                // in the page cache alone, and the log may go on here.
+                let used = usize::try_from(used_bytes(&scanned.bytes)).expect("within a segment");
+                let zeros = vec![0; used.max(end.next_multiple_of(4096)) - end];
                 scanned
                     .file
                     .write_at(scanned.scan.offset, &zeros)

@@ -479,11 +479,17 @@ impl<'a> Survey<'a> {
         let Some(Scanned { header, bytes, scan, .. }) = self.scanned.last() else {
             return Ok(Verdict::Ended);
         };
+        // Behind a CLEAN comes a later epoch. What is of its own was cut before it was written, by
+        // zeros that the disk may not have if their sync failed.
+        let least = match scan.last {
+            Some((last, Kind::Clean)) => Lsn::first_of(last.epoch() + 1),
+            _ => Lsn::ZERO,
+        };
         let mut beyond = Beyond::default();
-        reader::look_ahead(bytes, header.identity(), scan.offset, &mut beyond);
+        reader::look_ahead(bytes, header.identity(), scan.offset, least, &mut beyond);
         for (file, header) in later {
             let bytes = read_whole(&**file, self.superblock.segment_bytes)?;
-            reader::look_ahead(&bytes, header.identity(), DATA_START, &mut beyond);
+            reader::look_ahead(&bytes, header.identity(), DATA_START, least, &mut beyond);
         }
         let here = beyond.forgotten.iter().filter(|(_, at)| at.segment() == header.segment);
         let named: BTreeSet<u64> = here.map(|(_, at)| at.offset()).collect();
@@ -559,7 +565,7 @@ impl<'a> Survey<'a> {
 fn forgotten_in(file: &dyn File, header: &SegmentHeader) -> Result<Vec<(u64, Location)>> {
     let bytes = read_whole(file, header.segment_bytes)?;
     let mut found = Beyond::default();
-    reader::look_ahead(&bytes, header.identity(), DATA_START, &mut found);
+    reader::look_ahead(&bytes, header.identity(), DATA_START, Lsn::ZERO, &mut found);
     Ok(found.forgotten)
 }
 

@@ -30,6 +30,8 @@ static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 const WINDOW: u64 = 512 * 1024;
 /// The second begins so much before the first ends: what is written lies in one of them whole.
 const OVERLAP: u64 = 16 * 1024;
+/// So many windows that were passed wait at most to be unmapped in the background.
+const PASSED_MAX: usize = 8;
 /// One that a write has to open itself, where none was ready.
 const WINDOW_AT_ONCE: u64 = 32 * 1024;
 
@@ -329,6 +331,10 @@ impl Ahead {
         }
         if self.windows[0].as_ref().is_some_and(|window| window.write(offset, bytes)) {
             return true;
+        }
+        if self.passed.len() == PASSED_MAX {
+            // Nobody makes the file ready.
+            self.passed.clear();
         }
         self.passed.extend(self.windows[0].take());
         self.windows.swap(0, 1);
