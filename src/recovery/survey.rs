@@ -487,18 +487,16 @@ impl<'a> Survey<'a> {
         };
         let mut beyond = Beyond::default();
         reader::look_ahead(bytes, header.identity(), scan.offset, least, &mut beyond);
+        let mut behind = Vec::with_capacity(later.len());
         for (file, header) in later {
             let bytes = read_whole(&**file, self.superblock.segment_bytes)?;
             reader::look_ahead(&bytes, header.identity(), DATA_START, least, &mut beyond);
+            behind.push((bytes, header));
         }
-        let here = beyond.forgotten.iter().filter(|(_, at)| at.segment() == header.segment);
-        let named: BTreeSet<u64> = here.map(|(_, at)| at.offset()).collect();
-        if named.contains(&scan.offset) {
-            let mended = mend(&mut bytes.clone(), header, &named);
-            if !mended.is_empty() {
-                self.mended.entry(header.segment).or_default().extend(mended);
-                return Ok(Verdict::Mended);
-            }
+        let mended = mend_torn(bytes, header, scan.offset, behind, &beyond);
+        if !mended.is_empty() {
+            self.mended.entry(header.segment).or_default().extend(mended);
+            return Ok(Verdict::Mended);
         }
         let missing = match (scan.last, beyond.lowest) {
             (None, _) => header.first_lsn,
@@ -559,6 +557,41 @@ impl<'a> Survey<'a> {
         };
         Err(Error::Corrupt { segment, offset, what })
     }
+}
+
+/// What is to be written where an erasure tore the record at `offset`; nothing where none did. An
+/// erasure begins once its FORGETs are durable, and all before them with them: so the log, with
+/// what they name put right, must come as far as each of them. Else the record never was durable.
+fn mend_torn(
+    bytes: &[u8],
+    header: &SegmentHeader,
+    offset: u64,
+    behind: Vec<(Vec<u8>, &SegmentHeader)>,
+    beyond: &Beyond,
+) -> Vec<(u64, Vec<u8>)> {
+    let named_in = |segment: u64| -> BTreeSet<u64> {
+        let there = beyond.forgotten.iter().filter(|(_, at)| at.segment() == segment);
+        there.map(|(_, at)| at.offset()).collect()
+    };
+    if !named_in(header.segment).contains(&offset) {
+        return Vec::new();
+    }
+    let (mut here, mut reached) = (None, BTreeSet::new());
+    for (mut bytes, header) in std::iter::once((bytes.to_vec(), header)).chain(behind) {
+        let mended = mend(&mut bytes, header, &named_in(header.segment));
+        here.get_or_insert(mended);
+        let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
+            if let Record::Forget { segment, offset, .. } = entry.record {
+                reached.extend(Location::checked(segment, offset));
+            }
+        });
+        if scan.end != End::Sealed {
+            break;
+        }
+    }
+    let mended = here.unwrap_or_default();
+    let is_reached = |offset: u64| reached.contains(&Location::new(header.segment, offset));
+    if mended.iter().all(|(offset, _)| is_reached(*offset)) { mended } else { Vec::new() }
 }
 
 /// What the FORGETs of a segment name, wherever one verifies.

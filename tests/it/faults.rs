@@ -106,8 +106,8 @@ const ERASURE_FAULTS: &[Fault] = &[
     Fault {
         name: "a torn erasure taken for damage",
         file: "src/recovery/survey.rs",
-        from: "if named.contains(&scan.offset) {",
-        to: "if false {",
+        from: "if !named_in(header.segment).contains(&offset) {",
+        to: "if true {",
     },
     Fault {
         name: "claims and checkpoints left behind",
