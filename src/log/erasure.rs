@@ -11,11 +11,11 @@ use std::io;
 
 use crate::config::Durability;
 use crate::error::{Error, Result};
-use crate::format::record::{Draft, HEADER_BYTES, Header, Identity, Kind, Stamp};
+use crate::format::record::{Draft, HEADER_BYTES, Header, Identity, Kind, Record, Stamp};
 use crate::format::segment::SegmentHeader;
 use crate::location::{Location, Lsn};
 use crate::log::hinted::read_whole;
-use crate::log::reader::{self, End};
+use crate::log::reader::{self, Beyond, End};
 use crate::log::room::Room;
 use crate::log::segment_name;
 use crate::log::segments::Stored;
@@ -174,5 +174,118 @@ pub(crate) fn mend(
         let erased = erased(&stamp, end - start);
         bytes[start..end].copy_from_slice(&erased);
         mended.push((offset, erased));
+    }
+}
+
+/// What is to be written where an erasure tore the record at `offset`; nothing where none did. An
+/// erasure begins once its FORGETs are durable, and all before them with them: so the log, with
+/// what they name put right, must come as far as each of them. Else the record never was durable.
+pub(crate) fn mend_torn(
+    bytes: &[u8],
+    header: &SegmentHeader,
+    offset: u64,
+    behind: Vec<(Vec<u8>, &SegmentHeader)>,
+    beyond: &Beyond,
+) -> Vec<(u64, Vec<u8>)> {
+    let named_in = |segment: u64| -> BTreeSet<u64> {
+        let there = beyond.forgotten.iter().filter(|(_, at)| at.segment() == segment);
+        there.map(|(_, at)| at.offset()).collect()
+    };
+    if !named_in(header.segment).contains(&offset) {
+        return Vec::new();
+    }
+    let (mut here, mut reached) = (None, BTreeSet::new());
+    for (mut bytes, header) in std::iter::once((bytes.to_vec(), header)).chain(behind) {
+        let mended = mend(&mut bytes, header, &named_in(header.segment));
+        here.get_or_insert(mended);
+        let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
+            if let Record::Forget { segment, offset, .. } = entry.record {
+                reached.extend(Location::checked(segment, offset));
+            }
+        });
+        if scan.end != End::Sealed {
+            break;
+        }
+    }
+    let mended = here.unwrap_or_default();
+    let is_reached = |offset: u64| reached.contains(&Location::new(header.segment, offset));
+    if mended.iter().all(|(offset, _)| is_reached(*offset)) { mended } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::record::Freed;
+    use crate::format::segment::DATA_START;
+    use crate::scope::Token;
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            store: [1; 16],
+            segment: 1,
+            salt: 7,
+            first_lsn: Lsn(1),
+            previous_last_lsn: Lsn::ZERO,
+            created_ms: 5,
+            segment_bytes: 65_536,
+        }
+    }
+
+    /// A segment with three RELEASEs and a FORGET of the first, and where they stand.
+    fn segment() -> (Vec<u8>, Vec<usize>) {
+        let header = header();
+        let mut bytes = vec![0; usize::try_from(DATA_START).unwrap()];
+        let release = |token| Draft::release(Token::new(token), Freed::NoEffect, 1);
+        let named = Location::new(1, DATA_START);
+        let drafts = [release(10), release(11), release(12), Draft::forget(9, named)];
+        let mut places = Vec::new();
+        for (draft, lsn) in drafts.iter().zip(1..) {
+            places.push(bytes.len());
+            let (identity, offset) = (header.identity(), bytes.len() as u64);
+            let (lsn, durable) = (Lsn(lsn), Lsn::ZERO);
+            draft.write(&Stamp { identity, offset, lsn, durable, time_ms: 5 }, &mut bytes);
+        }
+        bytes.resize(65_536, 0);
+        (bytes, places)
+    }
+
+    fn mended_at_the_first(bytes: &[u8]) -> usize {
+        let header = header();
+        let mut beyond = Beyond::default();
+        reader::look_ahead(bytes, header.identity(), DATA_START, Lsn::ZERO, &mut beyond);
+        mend_torn(bytes, &header, DATA_START, Vec::new(), &beyond).len()
+    }
+
+    #[test]
+    fn a_torn_record_is_mended_only_if_the_log_comes_as_far_as_its_forget() {
+        let (mut bytes, places) = segment();
+        bytes[places[0]] ^= 1;
+        assert_eq!(mended_at_the_first(&bytes), 1);
+        bytes[places[2]] ^= 1;
+        assert_eq!(mended_at_the_first(&bytes), 0, "the FORGET was never durable");
+    }
+
+    #[test]
+    fn what_goes_on_in_the_epoch_of_a_clean_was_cut_there() {
+        let (mut bytes, places) = segment();
+        let header = header();
+        let clean = Draft::clean(&crate::format::summary::Summary::default());
+        let put = |bytes: &mut Vec<u8>, at: usize, lsn: Lsn, draft: &Draft<'_>| {
+            let (identity, offset) = (header.identity(), at as u64);
+            let mut record = Vec::new();
+            draft.write(&Stamp { identity, offset, lsn, durable: lsn, time_ms: 5 }, &mut record);
+            bytes[at..at + record.len()].copy_from_slice(&record);
+            at + record.len()
+        };
+        let release = Draft::release(Token::new(13), Freed::NoEffect, 1);
+        let end = put(&mut bytes, places[1], Lsn(2), &clean);
+        put(&mut bytes, end, Lsn(3), &release);
+        let last = |bytes: &[u8]| {
+            let scan = reader::scan(bytes, header.identity(), header.first_lsn, |_| {});
+            (scan.last.map(|(lsn, _)| lsn), matches!(scan.end, End::Bad(_)))
+        };
+        assert_eq!(last(&bytes), (Some(Lsn(2)), true));
+        put(&mut bytes, end, Lsn::first_of(1), &release);
+        assert_eq!(last(&bytes).0, Some(Lsn::first_of(1)));
     }
 }

@@ -14,7 +14,7 @@ use crate::format::summary::Summary;
 use crate::format::superblock::Superblock;
 use crate::index::{Index, SHARDS, shard_of};
 use crate::location::{Location, Lsn};
-use crate::log::erasure::mend;
+use crate::log::erasure::{mend, mend_torn};
 use crate::log::hinted::{self, HintFile, read_whole};
 use crate::log::reader::{self, Beyond, End, Entry, Scan};
 use crate::log::segment_name;
@@ -557,41 +557,6 @@ impl<'a> Survey<'a> {
         };
         Err(Error::Corrupt { segment, offset, what })
     }
-}
-
-/// What is to be written where an erasure tore the record at `offset`; nothing where none did. An
-/// erasure begins once its FORGETs are durable, and all before them with them: so the log, with
-/// what they name put right, must come as far as each of them. Else the record never was durable.
-fn mend_torn(
-    bytes: &[u8],
-    header: &SegmentHeader,
-    offset: u64,
-    behind: Vec<(Vec<u8>, &SegmentHeader)>,
-    beyond: &Beyond,
-) -> Vec<(u64, Vec<u8>)> {
-    let named_in = |segment: u64| -> BTreeSet<u64> {
-        let there = beyond.forgotten.iter().filter(|(_, at)| at.segment() == segment);
-        there.map(|(_, at)| at.offset()).collect()
-    };
-    if !named_in(header.segment).contains(&offset) {
-        return Vec::new();
-    }
-    let (mut here, mut reached) = (None, BTreeSet::new());
-    for (mut bytes, header) in std::iter::once((bytes.to_vec(), header)).chain(behind) {
-        let mended = mend(&mut bytes, header, &named_in(header.segment));
-        here.get_or_insert(mended);
-        let scan = reader::scan(&bytes, header.identity(), header.first_lsn, |entry| {
-            if let Record::Forget { segment, offset, .. } = entry.record {
-                reached.extend(Location::checked(segment, offset));
-            }
-        });
-        if scan.end != End::Sealed {
-            break;
-        }
-    }
-    let mended = here.unwrap_or_default();
-    let is_reached = |offset: u64| reached.contains(&Location::new(header.segment, offset));
-    if mended.iter().all(|(offset, _)| is_reached(*offset)) { mended } else { Vec::new() }
 }
 
 /// What the FORGETs of a segment name, wherever one verifies.

@@ -105,7 +105,7 @@ const ERASURE_FAULTS: &[Fault] = &[
     },
     Fault {
         name: "a torn erasure taken for damage",
-        file: "src/recovery/survey.rs",
+        file: "src/log/erasure.rs",
         from: "if !named_in(header.segment).contains(&offset) {",
         to: "if true {",
     },
