@@ -212,7 +212,8 @@ impl<D> Log<D> {
         if let (None, Some(organizations)) = (new.previous, &staging.organizations) {
             organizations.check(new.scope)?;
         }
-        if self.used_bytes(staging) + bytes + kept > self.maker.disk_budget_bytes {
+        let taken = carried_bytes(&open) + kept;
+        if self.used_bytes(staging) + taken > self.maker.disk_budget_bytes {
             return Err(Error::Full { what: "disk_budget_bytes" });
         }
         let parts = open.checkpoint.as_deref().map(|bytes| [bytes]);
