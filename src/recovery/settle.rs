@@ -331,7 +331,9 @@ impl Survey<'_> {
         now_ms: u64,
         indexes: &mut [Index],
     ) -> Result<Staging> {
-        let Some(tail) = self.scanned.pop().filter(|tail| tail.seal.is_none()) else {
+        // Nor behind one that is in quarantine: what stands there is not to be written over.
+        let newest = self.scanned.pop().filter(|_| self.lost_tail.is_none());
+        let Some(tail) = newest.filter(|tail| tail.seal.is_none()) else {
             return Err(Error::Full { what: "the file system: not even the next segment fits" });
         };
         self.hint_scanned(indexes);
@@ -355,7 +357,8 @@ impl Survey<'_> {
         let bytes = missing.iter().map(carried_bytes).sum::<u64>() + SEAL_BYTES;
         staging.allocate(bytes, Room::Ends).map_err(full_or("allocate the tail"))?;
         staging.carry_some(maker, missing)?;
-        if !staging.clean {
+        // Behind a CLEAN this epoch has begun already.
+        if !ends_clean {
             let clean = Draft::clean(&staging.tail.summary);
             staging.push(maker, &clean)?;
         }
