@@ -37,6 +37,7 @@ pub(crate) struct Bell {
     for_blocks: Condvar,
     for_upkeep: Condvar,
     for_scrub: Condvar,
+    for_start: Condvar,
     /// Something was committed since the committer last looked. `Release` by whoever committed,
     /// `Acquire` where it is taken.
     active: AtomicBool,
@@ -49,6 +50,8 @@ struct Asked {
     due: Option<Duration>,
     blocks: bool,
     upkeep: bool,
+    /// How many threads have begun.
+    running: usize,
     stop: bool,
     /// When it is to be seen whether the log has gone quiet, in real time.
     quiet_at: Option<Duration>,
@@ -103,7 +106,9 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads. They hold the engine weakly, so that they end with it.
+    /// Starts the threads, and returns when they run: what a thread takes from the system before
+    /// it runs, it has by then, and an exhaustion that comes later cannot end the process in its
+    /// start. They hold the engine weakly, so that they end with it.
     pub(crate) fn start(engine: &Arc<Engine>) -> Result<Workers> {
         let bell = Arc::new(Bell::default());
         engine.log.set_helpers(Arc::clone(&bell) as Arc<dyn Helpers>);
@@ -122,15 +127,30 @@ impl Workers {
             let scrub = workers.spawn("oncelog-scrub", move || scrub_loop(&weak, &bell, rate));
             scrub.inspect_err(|_| workers.stop())?;
         }
+        workers.await_running();
         Ok(workers)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the only home of threads")]
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
         let builder = thread::Builder::new().name(name.to_owned());
-        let thread = builder.spawn(run).map_err(Error::io("start a thread"))?;
+        let bell = Arc::clone(&self.bell);
+        let begin = move || {
+            bell.state.lock().running += 1;
+            bell.for_start.notify_one();
+            run();
+        };
+        let thread = builder.spawn(begin).map_err(Error::io("start a thread"))?;
         self.threads.lock().push(thread);
         Ok(())
+    }
+
+    fn await_running(&self) {
+        let started = self.threads.lock().len();
+        let mut asked = self.bell.state.lock();
+        while asked.running < started {
+            self.bell.for_start.wait(&mut asked);
+        }
     }
 
     /// Ends the threads and waits for them.
