@@ -106,6 +106,7 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) create: Create,
+    pub(crate) wait_for_owner: Duration,
     pub(crate) ttl: Duration,
     pub(crate) bucket: Option<Duration>,
     pub(crate) lease: Duration,
@@ -126,6 +127,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             create: Create::IfMissing,
+            wait_for_owner: Duration::ZERO,
             ttl: Duration::from_secs(30 * 24 * 3600),
             bucket: None,
             lease: Duration::from_secs(60),

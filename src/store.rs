@@ -665,6 +665,15 @@ impl Options {
         self
     }
 
+    /// How long an open waits, in real time, for whoever has the store open to close it or to die:
+    /// a new process starts while the old one ends its work, and goes on the instant that the
+    /// store is closed. An open blocks its thread so long. Default: zero, which is
+    /// [`Error::AlreadyOpen`] at once.
+    pub fn wait_for_owner(mut self, patience: Duration) -> Self {
+        self.config.wait_for_owner = patience;
+        self
+    }
+
     /// The size of a segment's file, fixed when the store is created. Default and maximum: 64 MiB;
     /// a multiple of 4,096 bytes, at least 64 KiB.
     pub fn segment_bytes(mut self, bytes: u64) -> Self {
@@ -789,8 +798,9 @@ impl Options {
     ///
     /// # Errors
     /// `Invalid` for an option; `Missing` under [`Create::Never`]; `AlreadyOpen` where somebody has
-    /// it open; `Version` for a newer format; `Corrupt` where what was durable is damaged, with
-    /// every file untouched ([`Options::on_damage`] says what can be done about it); `Io`.
+    /// it open, and does not close it within [`Options::wait_for_owner`]; `Version` for a newer
+    /// format; `Corrupt` where what was durable is damaged, with every file untouched
+    /// ([`Options::on_damage`] says what can be done about it); `Io`.
     pub fn open(self, dir: impl AsRef<Path>) -> Result<Store> {
         self.config.check()?;
         let dir = dir.as_ref();
@@ -879,7 +889,8 @@ impl Options {
                 return Err(missing());
             }
         }
-        let directory = storage.lock().map_err(|error| match error.kind() {
+        let locked = storage.lock_within(self.config.wait_for_owner);
+        let directory = locked.map_err(|error| match error.kind() {
             std::io::ErrorKind::WouldBlock => Error::AlreadyOpen { dir: dir.to_owned() },
             _ => Error::io("lock the directory")(error),
         })?;

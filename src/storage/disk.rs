@@ -7,11 +7,12 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
-use crate::storage::{Access, File, Owner, Storage, media};
+use crate::storage::{Access, File, Owner, Storage, lock, media};
 use crate::sync::Mutex;
 use crate::warning::Warning;
 
@@ -154,13 +155,15 @@ fn open_dir(dir: &Path) -> io::Result<fs::File> {
 #[expect(clippy::disallowed_methods, reason = "files live in storage/")]
 impl Storage for DiskStorage {
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
+        self.lock_within(Duration::ZERO)
+    }
+
+    fn lock_within(&self, patience: Duration) -> io::Result<Box<dyn Any + Send + Sync>> {
         let mut options = Self::options(Access::Write);
         let file = self.open_regular(LOCK, options.create(true).truncate(false))?;
         give_owner(&file)?;
-        take_alone(&file)?;
-        let pid = format!("{:<10}\n", std::process::id());
-        file.write_all_at(pid.as_bytes(), 0)?;
-        Ok(Box::new(Locked { file }))
+        let locked = lock::take(file, &self.dir.join(LOCK), patience)?;
+        Ok(Box::new(locked))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -223,20 +226,7 @@ impl Storage for DiskStorage {
             }
             Err(error) => return Err(error),
         };
-        // Held for a moment, and together with everybody else who asks; whoever wants the
-        // directory for itself sees to it that this does not stand in its way.
-        match file.try_lock_shared() {
-            Ok(()) => file.unlock().map(|()| Owner::Gone),
-            Err(fs::TryLockError::WouldBlock) => Ok(Owner::Alive),
-            // A file system without locks cannot tell.
-            Err(fs::TryLockError::Error(error))
-                if error.kind() == io::ErrorKind::Unsupported
-                    || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error()) =>
-            {
-                Ok(Owner::Unknown)
-            }
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        }
+        lock::ask(&file)
     }
 
     fn warnings(&self) -> io::Result<Vec<Warning>> {
@@ -255,40 +245,6 @@ impl Storage for DiskStorage {
 
     fn sync_dir(&self) -> io::Result<()> {
         open_dir(&self.dir)?.sync_all()
-    }
-}
-
-/// Locks a file against every owner. Who only asks whether there is one holds it, together with
-/// others who ask, for a moment: that is no owner, and is waited for.
-fn take_alone(file: &fs::File) -> io::Result<()> {
-    /// Asking takes two system calls; only a process that was stopped between them lasts longer.
-    const TRIES: usize = 1000;
-    for _ in 0..TRIES {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(fs::TryLockError::WouldBlock) => {}
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-        }
-        match file.try_lock_shared() {
-            Ok(()) => file.unlock()?,
-            Err(fs::TryLockError::WouldBlock) => break,
-            Err(fs::TryLockError::Error(error)) => return Err(error),
-        }
-        std::thread::yield_now();
-    }
-    Err(io::ErrorKind::WouldBlock.into())
-}
-
-/// The lock on a directory. It belongs to the open file, which a child process between fork and
-/// exec holds too; closing it here alone would not free the directory.
-struct Locked {
-    file: fs::File,
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // A lock that cannot be freed by name goes with the last copy of the descriptor.
-        self.file.unlock().ok();
     }
 }
 

@@ -5,6 +5,7 @@
 //! survive in order, or that a created, renamed or removed name is durable before
 //! [`Storage::sync_dir`].
 
+pub(crate) mod lock;
 pub(crate) mod media;
 
 pub(crate) mod disk;
@@ -15,6 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::warning::Warning;
 
@@ -48,6 +50,16 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` where somebody, in this process or another, holds it.
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>>;
+
+    /// The same, and where somebody holds the directory waits until they are gone, for at most
+    /// `patience` of real time. A storage that cannot wait does not.
+    ///
+    /// # Errors
+    /// As [`Storage::lock`].
+    fn lock_within(&self, patience: Duration) -> io::Result<Box<dyn Any + Send + Sync>> {
+        let _ = patience;
+        self.lock()
+    }
 
     /// Tells whether somebody has locked the directory. Takes it from nobody and changes nothing.
     ///

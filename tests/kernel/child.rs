@@ -37,6 +37,8 @@ fn child() {
         "address_space" => crate::limits::child(&dir, Limit::AddressSpace),
         "descriptors" => crate::limits::child(&dir, Limit::Descriptors),
         "descriptors_before_open" => crate::limits::child(&dir, Limit::DescriptorsBeforeOpen),
+        "network" => crate::handover::network(&dir),
+        "handover" => crate::handover::child(&dir),
         "script" => crate::injected::script(&dir),
         other => panic!("no such job: {other}"),
     }

@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use oncelog::{Create, Error, Reads, Scope, Status, Store};
 
@@ -52,6 +54,46 @@ fn a_second_open_from_another_process_is_already_open() {
     assert!(in_child());
     drop(store);
     assert!(!in_child(), "the check can fail");
+}
+
+#[test]
+fn an_open_that_waits_for_the_owner_begins_when_the_owner_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..20 {
+        let store = Store::open(dir.path()).unwrap();
+        let hour = Duration::from_secs(3_600);
+        let patient = Store::options().wait_for_owner(hour);
+        let (begun, begins) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| {
+                begun.send(()).unwrap();
+                patient.open(dir.path())
+            });
+            begins.recv().unwrap();
+            // Whoever only looks is no owner, and ends no wait.
+            Store::options().open_read_only(dir.path()).unwrap();
+            let key = format!("{round}");
+            run(&store, &key, b"by the old owner");
+            let closed = Instant::now();
+            store.close().unwrap();
+            let store = next.join().unwrap().unwrap();
+            let waited = closed.elapsed();
+            assert!(waited < Duration::from_secs(60), "{waited:?} until the next owner opened");
+            assert_eq!(kind(&store, &key), "completed");
+        });
+    }
+}
+
+#[test]
+fn an_open_that_waits_in_vain_is_already_open_when_its_patience_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let patience = Duration::from_millis(60);
+    let before = Instant::now();
+    let second = Store::options().wait_for_owner(patience).open(dir.path());
+    assert!(matches!(second, Err(Error::AlreadyOpen { .. })), "{second:?}");
+    assert!(before.elapsed() >= patience, "{:?}", before.elapsed());
+    run(&store, "k", b"undisturbed");
 }
 
 #[test]
