@@ -94,8 +94,8 @@ fn take_alone(file: &fs::File) -> io::Result<()> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
-/// How the end of an owner is noticed: by the kernel's word that somebody closed the file, and where
-/// there is no such word, by looking again.
+/// How the end of an owner is noticed: by the kernel's word that somebody closed the file, and
+/// where there is no such word, by looking again.
 struct Departure {
     closings: Option<OwnedFd>,
     /// Until the next look. The word of the kernel comes an instant before the lock of a process

@@ -1,5 +1,6 @@
 //! What a real kernel does to a store: power cuts, full disks, failing calls, limits, stopped
-//! processes, and rolling restarts. Runs as root, on loop images of ext4 and xfs: `cargo test --test kernel`.
+//! processes, and rolling restarts. Runs as root, on loop images of ext4 and xfs:
+//! `cargo test --test kernel`.
 #![expect(
     clippy::cast_possible_truncation,
     clippy::disallowed_methods,
