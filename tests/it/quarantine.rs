@@ -755,3 +755,23 @@ fn no_damage_to_segments_and_hints_makes_a_known_scope_absent() {
     }
     assert!(in_doubt > 50 && in_doubt < 350 && lost > 1_000, "{in_doubt} in doubt, {lost} lost");
 }
+
+#[test]
+fn what_is_damaged_beside_a_quarantine_is_refused_and_named() {
+    let filled = Filled::new();
+    damage_range(&filled.world, 1, 0..DATA_START);
+    let store = open_without(&filled.world);
+    for key in ["a", "b"] {
+        run(&store, key, b"created");
+    }
+    store.sync().unwrap();
+    let world = filled.world.on(filled.world.disk.after_kill());
+    let tail = (1..).take_while(|&number| world.disk.read(&segment_file(number)).is_some()).last();
+    let tail = tail.expect("there are segments");
+    world.disk.corrupt(&segment_file(tail), DATA_START + 40, 0x10);
+    let refused = world.options().open_on(Arc::new(world.disk.clone()));
+    let Err(Error::Corrupt { segment, offset: DATA_START, what }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((segment, what), (tail, "the body's checksum does not match"));
+}
