@@ -199,3 +199,25 @@ fn a_torn_erasure_in_a_sealed_segment_that_lost_its_hints_is_finished() {
     }
     assert!(torn > 1, "{torn} erasures were torn");
 }
+
+#[test]
+fn drafts_of_every_kind_are_removed_at_an_open_and_foreign_names_stay() {
+    let world = World::new();
+    drop(world.open());
+    let drafts = [
+        "SUPER.tmp",
+        "CHECKPOINT.tmp",
+        "QUARANTINE.tmp",
+        "0000000000000001.idx.tmp",
+        "0000000000000001.seg.tmp",
+        "0000000000000007.seg.tmp",
+    ];
+    let foreign = ["notes.tmp", "LOCK.tmp", "1.seg.tmp", "0000000000000001.tmp"];
+    drafts.iter().chain(&foreign).for_each(|name| world.disk.write(name, b"half of"));
+    let world = world.on(world.disk.after_kill());
+    drop(world.open());
+    let names = world.disk.names();
+    let left = |name: &&str| names.iter().any(|left| left == name);
+    assert_eq!(drafts.iter().filter(|name| left(name)).count(), 0, "{names:?}");
+    assert_eq!(foreign.iter().filter(|name| left(name)).count(), 4, "{names:?}");
+}
