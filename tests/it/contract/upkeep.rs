@@ -225,3 +225,25 @@ fn the_next_segment_is_made_once_and_before_it_is_needed() {
     }
     assert_eq!((store.stats().segments, made()), (2, 1));
 }
+
+#[test]
+fn blocks_are_allocated_a_little_ahead_of_the_records() {
+    let world = World::new();
+    let options = world.options().segment_bytes(4 << 20).background(Background::Threads);
+    world.disk.record_trace();
+    let store = world.open_with(options);
+    // The end of what was allocated: "allocate NAME START+BYTES".
+    let end_of = |step: &String| {
+        let (start, bytes) =
+            step.strip_prefix("allocate 0000000000000001.seg ")?.split_once('+')?;
+        Some(start.parse::<u64>().unwrap() + bytes.parse::<u64>().unwrap())
+    };
+    let allocated = || world.disk.trace().iter().filter_map(end_of).max().unwrap_or(0);
+    let first = allocated();
+    for key in ["1", "2", "3", "4", "5"] {
+        run(&store, key, &[7; 8_000]);
+    }
+    let written = 8_192 + 5 * 8_000;
+    until(|| allocated() > written + (64 << 10));
+    assert!(first < allocated() && allocated() < written + (192 << 10), "{}", allocated());
+}
