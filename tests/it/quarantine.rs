@@ -775,3 +775,19 @@ fn what_is_damaged_beside_a_quarantine_is_refused_and_named() {
     };
     assert_eq!((segment, what), (tail, "the body's checksum does not match"));
 }
+
+#[test]
+fn a_lost_segment_that_was_dropped_is_in_doubt_at_the_next_open_too() {
+    let filled = Filled::new();
+    filled.world.disk.remove_durably(&segment_file(1));
+    filled.world.disk.remove_durably(&hint_file(1));
+    let store = open_without(&filled.world);
+    let until = until_of(&store, 1).expect("nobody knows what was in it");
+    let dropped = store.expire().unwrap();
+    assert_eq!(dropped.segments, 1, "{dropped:?}");
+    store.close().unwrap();
+    let store = filled.world.open();
+    assert_eq!(until_of(&store, 1), Some(until));
+    assert_eq!(answer(&store, "never seen"), "corrupt 1");
+    assert!(matches!(store.claim(scope("never seen"), body()), Err(Error::Corrupt { .. })));
+}
