@@ -199,8 +199,8 @@ fn a_torn_erasure_in_a_sealed_segment_that_lost_its_hints_is_finished() {
             finished.push(store.recovery().erasures_finished);
         }
     }
-    // One FORGET of two, its sync, a CLAIM and a COMPLETE to be erased, of which each is torn in its
-    // turn, and their sync. What was torn counts as well.
+    // One FORGET of two, its sync, a CLAIM and a COMPLETE to be erased, of which each is torn in
+    // its turn, and their sync. What was torn counts as well.
     assert_eq!(finished, [1, 2, 2, 1, 1, 0]);
 }
 
