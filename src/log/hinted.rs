@@ -185,3 +185,46 @@ pub(crate) fn read_whole(file: &dyn File, bytes: u64) -> Result<Vec<u8>> {
 fn unusable(error: DecodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.what())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::summary::Summary;
+    use crate::location::Lsn;
+    use crate::storage::disk::{Appends, DiskStorage};
+
+    const SEGMENT_BYTES: u64 = 1 << 20;
+    const BINDING: Binding = Binding { store: [1; 16], segment: 1, salt: 7 };
+
+    /// Hashes 10, 20, 30, ..., each of them `twins` times; more than three blocks of them.
+    fn hints(twins: u64) -> Hints {
+        let of = |n: u64| response(n / twins * 10 + 10, DATA_START + n * Location::GRANULE);
+        let entries = (0..900).map(of).collect();
+        Hints { seal_lsn: Lsn(9), seal_offset: 4096, summary: Summary::default(), entries }
+    }
+
+    #[test]
+    fn a_range_of_a_hint_file_is_what_a_search_in_memory_finds_and_is_added_behind_what_was_there()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::create(dir.path(), Appends::Written).unwrap();
+        for twins in [1, 300] {
+            let hints = hints(twins);
+            let bytes = hints.encode(BINDING);
+            let file = storage.create(&hint_name(1), bytes.len() as u64).unwrap();
+            file.write_at(0, &bytes).unwrap();
+            let access = Access::ReadPositioned;
+            let file = HintFile::open(&storage, access, BINDING, SEGMENT_BYTES).unwrap();
+            assert_eq!(file.read().unwrap(), hints);
+            let edges = [0, 9, 10, 11, 19, 20, 2_549, 2_550, 2_551, 2_560, 2_561, 5_110, 9_001];
+            for hashes in edges.iter().flat_map(|&from| edges.map(|to| from..=to)) {
+                let before = response(0, DATA_START);
+                let mut found = vec![before; 3];
+                file.range(&hashes, &mut found).unwrap();
+                let wanted = if hashes.is_empty() { &[] } else { range_of(&hints, &hashes) };
+                assert_eq!(found[..3], [before; 3]);
+                assert_eq!(found[3..], *wanted, "{hashes:?}, {twins} of each");
+            }
+        }
+    }
+}

@@ -76,3 +76,66 @@ pub(crate) fn full_or(context: &'static str) -> impl FnOnce(io::Error) -> Error 
         error => Error::io(context)(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Mutex;
+
+    /// A device that has room up to `end`, or answers `broken`; remembers what it was asked for.
+    #[derive(Debug)]
+    struct Device {
+        end: u64,
+        broken: Option<io::ErrorKind>,
+        asked: Mutex<Vec<u64>>,
+    }
+
+    impl Device {
+        fn asked(end: u64, broken: Option<io::ErrorKind>, enough: u64) -> (Option<u64>, Vec<u64>) {
+            let device = Device { end, broken, asked: Mutex::default() };
+            let end = allocate(&device, 10, enough, 100).ok();
+            (end, device.asked.into_inner())
+        }
+    }
+
+    impl File for Device {
+        fn size(&self) -> io::Result<u64> {
+            Ok(u64::MAX)
+        }
+
+        fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            unreachable!("nothing is read")
+        }
+
+        fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            unreachable!("nothing is written")
+        }
+
+        fn allocate(&self, range: std::ops::Range<u64>) -> io::Result<()> {
+            self.asked.lock().push(range.end);
+            match self.broken {
+                Some(kind) => Err(kind.into()),
+                None if range.end > self.end => Err(io::ErrorKind::StorageFull.into()),
+                None => Ok(()),
+            }
+        }
+
+        fn discard(&self, _: std::ops::Range<u64>) -> io::Result<()> {
+            unreachable!("nothing is given back")
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            unreachable!("nothing is synced")
+        }
+    }
+
+    #[test]
+    fn where_the_wish_does_not_fit_enough_is_taken_and_a_device_error_is_final() {
+        let broken = Some(io::ErrorKind::Other);
+        assert_eq!(Device::asked(100, None, 50), (Some(100), vec![100]));
+        assert_eq!(Device::asked(99, None, 50), (Some(50), vec![100, 50]));
+        assert_eq!(Device::asked(49, None, 50), (None, vec![100, 50]));
+        assert_eq!(Device::asked(99, None, 100), (None, vec![100]), "there is nothing less to ask");
+        assert_eq!(Device::asked(100, broken, 50), (None, vec![100]), "room is not what lacks");
+    }
+}

@@ -479,3 +479,49 @@ fn read_record(file: &dyn File, segment: &Segment, offset: u64) -> Result<Stored
     header.decode_body(&bytes).map_err(damaged)?;
     Ok(Stored { header, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::location::Lsn;
+    use crate::storage::disk::{Appends, DiskStorage};
+
+    fn storage() -> (tempfile::TempDir, Arc<dyn Storage>) {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::create(dir.path(), Appends::Written).unwrap();
+        (dir, Arc::new(storage))
+    }
+
+    #[test]
+    fn a_number_is_free_once_no_index_names_another_that_looks_the_same() {
+        let (_dir, storage) = storage();
+        let segments = Segments::new(storage, Access::ReadPositioned, 7);
+        assert!(segments.is_free(7 + SEGMENTS - 1));
+        assert!(!segments.is_free(7 + SEGMENTS), "the index takes it for segment 7");
+        segments.set_swept(8);
+        assert!(segments.is_free(7 + SEGMENTS));
+    }
+
+    #[test]
+    fn as_many_descriptors_stay_open_as_are_allowed() {
+        let (_dir, storage) = storage();
+        let segments = Segments::new(Arc::clone(&storage), Access::ReadPositioned, 1);
+        let header = |number| SegmentHeader {
+            store: [1; 16],
+            segment: number,
+            salt: 7,
+            first_lsn: Lsn(1),
+            previous_last_lsn: Lsn::ZERO,
+            created_ms: 5,
+            segment_bytes: 4096,
+        };
+        let open = |number| segments.get(number).unwrap().file.lock().is_some();
+        for number in 1..=DESCRIPTORS_MAX as u64 + 1 {
+            assert!(number == 1 || open(1), "segment 1 is closed for the {number}th");
+            storage.create(&segment_name(number), 4096).unwrap();
+            segments.insert(Segment::new(&header(number), SegmentHints::Recent));
+            segments.file(&segments.get(number).unwrap()).unwrap();
+        }
+        assert!(!open(1) && open(2) && open(DESCRIPTORS_MAX as u64 + 1));
+    }
+}

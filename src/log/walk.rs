@@ -197,3 +197,118 @@ fn reads_otherwise(
     rest[..again.len()].copy_from_slice(&again);
     Ok(changed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::record::{Draft, Freed, Stamp};
+    use crate::scope::Token;
+
+    const SEGMENT_BYTES: u64 = 16_384;
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            store: [1; 16],
+            segment: 1,
+            salt: 7,
+            first_lsn: Lsn(1),
+            previous_last_lsn: Lsn::ZERO,
+            created_ms: 5,
+            segment_bytes: SEGMENT_BYTES,
+        }
+    }
+
+    /// A segment with two RELEASEs, and the offset of the second.
+    fn segment() -> (Vec<u8>, usize) {
+        let identity = header().identity();
+        let mut bytes = vec![0; usize::try_from(DATA_START).unwrap()];
+        let mut second = 0;
+        for lsn in [1, 2] {
+            second = bytes.len();
+            let (offset, durable) = (second as u64, Lsn::ZERO);
+            let stamp = Stamp { identity, offset, lsn: Lsn(lsn), durable, time_ms: 5 };
+            Draft::release(Token::new(10 + lsn), Freed::NoEffect, 1).write(&stamp, &mut bytes);
+        }
+        bytes.resize(usize::try_from(SEGMENT_BYTES).unwrap(), 0);
+        (bytes, second)
+    }
+
+    /// A file of which `sound` is what is there, seen only from the `settles`-th read on: until
+    /// then each read sees something else.
+    #[derive(Debug)]
+    struct Unsettled {
+        sound: Vec<u8>,
+        settles: usize,
+        reads: Mutex<usize>,
+    }
+
+    impl File for Unsettled {
+        fn size(&self) -> io::Result<u64> {
+            Ok(SEGMENT_BYTES)
+        }
+
+        fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            let start = usize::try_from(offset).unwrap();
+            let mut reads = self.reads.lock();
+            *reads += 1;
+            out.copy_from_slice(&self.sound[start..start + out.len()]);
+            if *reads < self.settles {
+                out[..8].copy_from_slice(&reads.to_le_bytes());
+            }
+            Ok(())
+        }
+
+        fn write_at(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            unreachable!("nothing is written")
+        }
+
+        fn allocate(&self, _: std::ops::Range<u64>) -> io::Result<()> {
+            unreachable!("nothing is allocated")
+        }
+
+        fn discard(&self, _: std::ops::Range<u64>) -> io::Result<()> {
+            unreachable!("nothing is given back")
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            unreachable!("nothing is synced")
+        }
+    }
+
+    /// Walks through a segment whose first record was half of something else when it was read.
+    fn walked(settles: usize) -> (Walk, usize) {
+        let (sound, _) = segment();
+        let mut bytes = sound.clone();
+        bytes[usize::try_from(DATA_START).unwrap()] ^= 1;
+        let file = Unsettled { sound, settles, reads: Mutex::default() };
+        let (hash_key, erasing) = (HashKey::new(&[1; 16]), Mutex::default());
+        let walk = walk(&file, &header(), &mut bytes, Lsn(2), &hash_key, Some(&erasing));
+        (walk, file.reads.into_inner())
+    }
+
+    #[test]
+    fn a_place_that_changes_is_read_again_until_it_stands_still() {
+        for settles in [0, 1, 5, READS_MAX] {
+            let (walk, _) = walked(settles);
+            assert_eq!((walk.bad.len(), walk.records), (0, 2), "settled at read {settles}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_never_stands_still_is_bad_and_what_is_behind_it_is_read() {
+        let (walk, reads) = walked(usize::MAX);
+        assert_eq!((walk.bad.len(), walk.records), (1, 1));
+        assert_eq!(walk.bad[0].offset, DATA_START);
+        assert_eq!((reads, walk.last), (READS_MAX, Some(Lsn(2))));
+    }
+
+    #[test]
+    fn behind_a_bad_place_a_later_record_alone_is_gone_on_with() {
+        let (mut sound, second) = segment();
+        sound[usize::try_from(DATA_START).unwrap()] ^= 1;
+        let stale = Walk { last: Some(Lsn(2)), end: DATA_START, ..Walk::default() };
+        assert_eq!(stale.next_good(&header(), &sound), None);
+        let fresh = Walk { end: DATA_START, ..Walk::default() };
+        assert_eq!(fresh.next_good(&header(), &sound), Some(second as u64));
+    }
+}

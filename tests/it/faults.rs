@@ -2,12 +2,13 @@
 //! find it must fail.
 //!
 //! A checker that has never failed proves nothing. The copy without a fault must pass, so that a
-//! failure is the fault's.
+//! failure is the fault's. For each fault a row of the table in docs/faults.md is printed.
 
 use std::fs;
 use std::path::Path;
 
 use crate::support::planted::{Fault, cargo_test};
+use crate::support::rows::{reason, row};
 use crate::support::tree::copy_tree;
 
 /// Which tests have to find which faults.
@@ -170,14 +171,16 @@ fn each_fault_put_in_by_hand_is_caught() {
     let mut missed = Vec::new();
     for (tests, faults) in FOUND_BY {
         for fault in faults {
-            let passed = fault.planted(dir.path(), || {
+            let (passed, text) = fault.planted(dir.path(), || {
                 let (built, text) = run_tests(dir.path(), &["--no-run"]);
                 assert!(built, "{}: does not compile:\n{text}", fault.name);
-                run_tests(dir.path(), &[tests]).0
+                run_tests(dir.path(), &[tests])
             });
-            println!("{}: {}", fault.name, if passed { "MISSED" } else { "caught" });
             if passed {
+                println!("{}: MISSED", fault.name);
                 missed.push(fault.name);
+            } else {
+                println!("{}", row(fault.name, tests, &text, reason(&text)));
             }
         }
     }

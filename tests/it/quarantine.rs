@@ -755,3 +755,39 @@ fn no_damage_to_segments_and_hints_makes_a_known_scope_absent() {
     }
     assert!(in_doubt > 50 && in_doubt < 350 && lost > 1_000, "{in_doubt} in doubt, {lost} lost");
 }
+
+#[test]
+fn what_is_damaged_beside_a_quarantine_is_refused_and_named() {
+    let filled = Filled::new();
+    damage_range(&filled.world, 1, 0..DATA_START);
+    let store = open_without(&filled.world);
+    for key in ["a", "b"] {
+        run(&store, key, b"created");
+    }
+    store.sync().unwrap();
+    let world = filled.world.on(filled.world.disk.after_kill());
+    let tail = (1..).take_while(|&number| world.disk.read(&segment_file(number)).is_some()).last();
+    let tail = tail.expect("there are segments");
+    world.disk.corrupt(&segment_file(tail), DATA_START + 40, 0x10);
+    let refused = world.options().open_on(Arc::new(world.disk.clone()));
+    let Err(Error::Corrupt { segment, offset: DATA_START, what }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((segment, what), (tail, "the body's checksum does not match"));
+}
+
+#[test]
+fn a_lost_segment_that_was_dropped_is_in_doubt_at_the_next_open_too() {
+    let filled = Filled::new();
+    filled.world.disk.remove_durably(&segment_file(1));
+    filled.world.disk.remove_durably(&hint_file(1));
+    let store = open_without(&filled.world);
+    let until = until_of(&store, 1).expect("nobody knows what was in it");
+    let dropped = store.expire().unwrap();
+    assert_eq!(dropped.segments, 1, "{dropped:?}");
+    store.close().unwrap();
+    let store = filled.world.open();
+    assert_eq!(until_of(&store, 1), Some(until));
+    assert_eq!(answer(&store, "never seen"), "corrupt 1");
+    assert!(matches!(store.claim(scope("never seen"), body()), Err(Error::Corrupt { .. })));
+}

@@ -84,7 +84,10 @@ fn a_bad_record_that_a_later_one_promises_is_damage_and_no_file_is_touched() {
     let before = disk.read(name);
     let opened = options(&clock, Durability::Synced).open_on(Arc::new(disk.clone()));
     let error = opened.expect_err("damage is no torn tail");
-    assert!(matches!(error, oncelog::Error::Corrupt { segment: 1, offset: 8192, .. }), "{error:?}");
+    let oncelog::Error::Corrupt { segment: 1, offset: 8192, what } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(what, "the body's checksum does not match");
     assert_eq!(disk.read(name), before);
     assert_eq!(disk.steps(), 0, "something was written");
 }

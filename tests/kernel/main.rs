@@ -22,6 +22,9 @@ mod planted;
 mod power;
 #[path = "../it/support/rng.rs"]
 mod rng;
+#[expect(dead_code, reason = "shared with jobs that say more at once")]
+#[path = "../it/support/rows.rs"]
+mod rows;
 mod stopped;
 #[path = "../it/support/tree.rs"]
 mod tree;

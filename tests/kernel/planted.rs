@@ -1,12 +1,14 @@
 //! Faults put in by hand: each is applied to a copy of the crate, and its job must find it.
 //!
 //! A checker that has never failed proves nothing. The copy without a fault must pass, so that a
-//! failure is the fault's. A cut too few finds nothing, so a fault gets several seeds.
+//! failure is the fault's. A cut too few finds nothing, so a fault gets several seeds. For each
+//! fault a row of the table in docs/faults.md is printed.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::rows::row;
 use crate::tree::copy_tree;
 
 /// Texts that are replaced, each in a file that holds it once.
@@ -118,7 +120,9 @@ fn the_jobs_find_each_fault_put_in_by_hand() {
         let found = (1..=SEEDS).map(|seed| cargo(dir.path(), &["--", fault.job], seed));
         let found = found.into_iter().find(|(passed, _)| !passed);
         match found {
-            Some((_, text)) => println!("{}: {}", fault.name, reason(&text)),
+            Some((_, text)) => {
+                println!("{}", row(fault.name, fault.job, &text, reason(&text)));
+            }
             None => missed.push(fault.name),
         }
         for (file, text) in sound {
@@ -129,11 +133,10 @@ fn the_jobs_find_each_fault_put_in_by_hand() {
 }
 
 /// The line that says what was found.
-fn reason(text: &str) -> String {
+fn reason(text: &str) -> &str {
     // What a job that failed says first: where it stood, and what broke there.
     let found = text.lines().skip_while(|line| !line.contains("panicked at tests/kernel/")).nth(1);
-    let found = found.unwrap_or_else(|| panic!("it failed for another reason:\n{text}"));
-    found.chars().take(160).collect()
+    found.unwrap_or_else(|| panic!("it failed for another reason:\n{text}"))
 }
 
 /// A copy of the crate that builds these tests and nothing else.

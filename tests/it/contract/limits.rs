@@ -132,6 +132,8 @@ fn responses_are_replayed_byte_for_byte_whatever_their_size() {
                 let stored = replay(claim(&store, &size.to_string()));
                 assert_eq!(stored.bytes(), Some(&response(size)[..]), "{size} bytes");
                 let owned = stored.into_bytes().unwrap();
+                let seen: &[u8] = owned.as_ref();
+                assert_eq!(seen, response(size));
                 assert_eq!(Vec::from(owned), response(size));
             }
         }
@@ -194,6 +196,19 @@ fn a_checkpoint_of_64_kib_is_saved_and_a_larger_one_refused() {
     drop(permit);
     let orphan = orphaned(claim(&store, "k"));
     assert_eq!(orphan.info().checkpoint(), Some(&[9; 65_536][..]));
+}
+
+#[test]
+fn checkpoints_that_take_more_than_a_quarter_of_a_segment_are_refused_and_the_last_one_stays() {
+    let world = World::new();
+    let store = world.open();
+    let permit = granted(claim(&store, "k"));
+    permit.save_checkpoint(&[1; 14_000]).unwrap();
+    let refused = permit.save_checkpoint(&[2; SEGMENT_BYTES as usize / 4]);
+    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    drop(permit);
+    let orphan = orphaned(claim(&store, "k"));
+    assert_eq!(orphan.info().checkpoint(), Some(&[1; 14_000][..]));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use oncelog::{Background, Clock, Durability, Error, ManualClock};
 
 use crate::contract::support::{
-    BUCKET, GateDisk, LEASE, PATIENCE, StallClock, TTL, Woken, World, block_on, body, claim,
-    granted, kind, orphaned, run, scope, until,
+    BUCKET, BUFFERED, GateDisk, LEASE, PATIENCE, StallClock, TTL, Woken, World, block_on, body,
+    claim, granted, kind, orphaned, run, scope, until,
 };
 use crate::support::disk::Survival;
 
@@ -98,6 +98,28 @@ fn what_is_buffered_while_a_sync_is_under_way_is_synced_by_itself_too() {
     syncing.join().unwrap().unwrap();
     let cut = || world.on(world.disk.after_power_cut(1, Survival::None));
     until(|| kind(&cut().open(), "k") == "completed");
+}
+
+#[test]
+fn a_sync_with_nothing_to_add_waits_for_the_one_under_way() {
+    let world = World::new();
+    let disk = GateDisk::on(&world.disk);
+    let options = world.options().durability(BUFFERED);
+    let store = options.open_on(Arc::new(disk.clone())).unwrap();
+    run(&store, "k", b"created");
+    let held = disk.hold();
+    let [first, second] = [store.clone(), store];
+    let first = thread::spawn(move || first.sync());
+    held.await_sync();
+    let second = thread::spawn(move || second.sync());
+    for _ in 0..100_000 {
+        assert!(!second.is_finished(), "it is not synced yet");
+        thread::yield_now();
+    }
+    drop(held);
+    for syncing in [first, second] {
+        syncing.join().unwrap().unwrap();
+    }
 }
 
 #[test]

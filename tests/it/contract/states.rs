@@ -459,3 +459,25 @@ fn who_ended_an_orphan_and_when_is_in_the_stats() {
     let counts = [stats.orphans_taken_over, stats.orphans_resolved, stats.orphans_released];
     assert_eq!((counts, stats.orphan_ended_last), ([1; 3], Some(start() + 2 * MS)));
 }
+
+#[test]
+fn the_log_says_who_released_a_claim() {
+    let world = World::new();
+    let store = world.open();
+    // A RELEASE ends with the token of its claim and the reason.
+    let reason = |token: oncelog::Token| {
+        let log = world.disk.read("0000000000000001.seg").expect("the first segment");
+        let token = token.get().to_le_bytes();
+        let at = log.windows(token.len()).rposition(|bytes| bytes == token).expect("a RELEASE");
+        log[at + token.len()]
+    };
+    let permit = granted(claim(&store, "by its holder"));
+    let token = permit.token();
+    permit.release().unwrap();
+    assert_eq!(reason(token), 0);
+    let permit = granted(claim(&store, "by who found it"));
+    let token = permit.token();
+    drop(permit);
+    orphaned(claim(&store, "by who found it")).release().unwrap();
+    assert_eq!(reason(token), 2);
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oncelog::{Claim, Durability, Error, Options, Permit, Store};
+use oncelog::{Background, Claim, Durability, Error, Options, Permit, Store};
 
 use crate::contract::support::{
     BUCKET, DAY, GateDisk, MS, PATIENCE, SEGMENT_BYTES, StallClock, TTL, World, body, claim,
@@ -201,4 +201,49 @@ fn a_quiet_buffered_log_promises_its_last_batch_with_a_claim_open_too() {
 #[test]
 fn a_quiet_synced_log_promises_its_last_batch() {
     promises_by_itself(Durability::Synced, &[]);
+}
+
+#[test]
+fn the_next_segment_is_made_once_and_before_it_is_needed() {
+    let world = World::new();
+    let store = world.open_with(world.options().background(Background::Threads));
+    world.disk.record_trace();
+    let made = || {
+        let trace = world.disk.trace();
+        trace.iter().filter(|step| step.starts_with("create 0000000000000002.seg")).count()
+    };
+    let eight_kib = vec![7; 8_000];
+    for key in ["1", "2", "3", "4"] {
+        assert_eq!(made(), 0, "before {key}");
+        run(&store, key, &eight_kib);
+    }
+    run(&store, "5", &eight_kib);
+    until(|| made() == 1);
+    assert_eq!(store.stats().segments, 1);
+    for key in ["6", "7", "8", "9"] {
+        run(&store, key, &eight_kib);
+    }
+    assert_eq!((store.stats().segments, made()), (2, 1));
+}
+
+#[test]
+fn blocks_are_allocated_a_little_ahead_of_the_records() {
+    let world = World::new();
+    let options = world.options().segment_bytes(4 << 20).background(Background::Threads);
+    world.disk.record_trace();
+    let store = world.open_with(options);
+    // The end of what was allocated: "allocate NAME START+BYTES".
+    let end_of = |step: &String| {
+        let (start, bytes) =
+            step.strip_prefix("allocate 0000000000000001.seg ")?.split_once('+')?;
+        Some(start.parse::<u64>().unwrap() + bytes.parse::<u64>().unwrap())
+    };
+    let allocated = || world.disk.trace().iter().filter_map(end_of).max().unwrap_or(0);
+    let first = allocated();
+    for key in ["1", "2", "3", "4", "5"] {
+        run(&store, key, &[7; 8_000]);
+    }
+    let written = 8_192 + 5 * 8_000;
+    until(|| allocated() > written + (64 << 10));
+    assert!(first < allocated() && allocated() < written + (192 << 10), "{}", allocated());
 }

@@ -6,4 +6,5 @@ pub(crate) mod history;
 pub(crate) mod model;
 pub(crate) mod planted;
 pub(crate) mod rng;
+pub(crate) mod rows;
 pub(crate) mod tree;
