@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Response, header};
+use http::{HeaderMap, HeaderValue, Response, header};
 
 use crate::http::backend::{Completed, ErrorKind, Running};
 use crate::http::body::{Pieces, ResponseBody};
@@ -99,7 +99,7 @@ pub(crate) fn respond<R>(
         }
     }
     if marker == Marker::Replayed {
-        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        mark(headers);
         headers.insert(ORIGINAL_DATE, date(completed.completed_at));
     }
     announce(rules, completed, headers);
@@ -107,8 +107,13 @@ pub(crate) fn respond<R>(
     response.map(|()| ResponseBody::pieces(pieces))
 }
 
+/// Says that the operation ran before this request.
+pub(crate) fn mark(headers: &mut HeaderMap) {
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+}
+
 /// Tells until when the key is kept, where the policy says so.
-pub(crate) fn announce(rules: &Rules, completed: &Completed, headers: &mut http::HeaderMap) {
+pub(crate) fn announce(rules: &Rules, completed: &Completed, headers: &mut HeaderMap) {
     if let Some(name) = &rules.expiry_header {
         headers.insert(name.clone(), date(completed.expires_at));
     }

@@ -352,7 +352,9 @@ impl PolicyBuilder {
         self
     }
 
-    /// Cancels the handler's future after this time: `504`, in doubt. Default: never.
+    /// Cancels the handler's future after this time: `504`, in doubt. Default: never, so that a
+    /// handler that never ends keeps its key in progress until the process ends: the lease is
+    /// renewed for as long as the future lives, and has no other ceiling.
     pub fn run_limit(mut self, limit: Duration) -> Self {
         self.0.run_limit = Some(limit);
         self

@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use crate::http::answer::{Marker, announce, refuse, respond, unknown};
+use crate::http::answer::{Marker, announce, mark, refuse, respond, unknown};
 use crate::http::asked::{Asked, Decided};
 use crate::http::attempt::Attempt;
 use crate::http::backend::{Backend, BackendError as _, BackendPermit as _, ErrorKind};
@@ -365,6 +365,10 @@ impl<B: Backend> Run<B> {
                     let mut response = Response::new(ResponseBody::pieces(Pieces::of(body)));
                     *response.status_mut() = found.status;
                     *response.headers_mut() = found.headers;
+                    // Without the date: that was to come from the record.
+                    if marker == Marker::Replayed {
+                        mark(response.headers_mut());
+                    }
                     response
                 }
                 None => refuse(rules, Problem::new(Code::ResponseNotStored)),

@@ -59,6 +59,49 @@ async fn what_the_witness_has_is_shown_only_to_who_may_see_a_replay() {
     assert_eq!((replay.text(), replay.is_replay()), ("saved", true), "it was recorded");
 }
 
+/// A witness that does not know at first, then has an answer; by then, it does this.
+fn knows_later(then: impl Fn() + Send + Sync + 'static) -> Orphans {
+    let asked = AtomicBool::new(false);
+    Orphans::witness(move |_| {
+        let knows = asked.swap(true, Ordering::SeqCst);
+        if knows {
+            then();
+        }
+        let saved = knows.then(|| Testimony::Happened(encoded(b"saved")));
+        async move { saved.ok_or_else(|| "not yet".into()) }
+    })
+}
+
+#[tokio::test]
+async fn what_the_witness_has_of_an_earlier_attempt_is_marked_as_a_replay() {
+    let api = Api::start(knows_later(|| ()), failing()).await;
+    assert_eq!(api.post("/").key("k").send().await.status, 500);
+    let found = api.post("/").key("k").send().await;
+    assert_eq!((found.text(), found.is_replay()), ("saved", true));
+    assert!(found.header("idempotency-original-date").is_some());
+}
+
+#[tokio::test]
+async fn what_the_witness_has_is_marked_as_a_replay_where_it_cannot_be_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = options().open(dir.path()).unwrap();
+    let closing = store.clone();
+    let witness = knows_later(move || closing.clone().close().unwrap());
+    let api = Api::on(store, witness, |layer| layer, failing()).await;
+    assert_eq!(api.post("/").key("k").send().await.status, 500);
+    let found = api.post("/").key("k").send().await;
+    assert_eq!((found.text(), found.is_replay()), ("saved", true));
+    assert_eq!(found.header("idempotency-original-date"), None, "no record says when");
+}
+
+#[tokio::test]
+async fn what_the_witness_has_of_this_attempt_is_its_first_answer() {
+    let orphans = Orphans::witness(|_| async { Ok(Testimony::Happened(encoded(b"saved"))) });
+    let api = Api::start(orphans, failing()).await;
+    let first = api.post("/").key("k").send().await;
+    assert_eq!((first.text(), first.is_replay()), ("saved", false));
+}
+
 #[tokio::test]
 async fn what_a_winner_stored_is_shown_only_to_who_may_see_a_replay() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), ManualClock::at(SystemTime::UNIX_EPOCH));
