@@ -1,6 +1,8 @@
 //! What a store answers that was opened without a damaged or missing segment, for how long, and
 //! that no crash on the way makes it answer anything else.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
