@@ -197,7 +197,9 @@ impl Snapshot {
     /// itself takes, it needs memory for the hints of one segment, 16 bytes a response, and for
     /// one record.
     ///
-    /// A record that cannot be read is an error in its place; the others still come.
+    /// A record that cannot be read is an error in its place; the others still come. Where a
+    /// segment in quarantine may have held scopes that nobody knows, the last item is an error
+    /// that names the segment: the list is not whole.
     pub fn entries(&self) -> Entries<'_> {
         Entries {
             snapshot: self,
@@ -205,6 +207,7 @@ impl Snapshot {
             segments: self.view.segments.live().into_iter(),
             segment: 0,
             hints: Vec::new().into_iter(),
+            lost: self.view.quarantine.check_absent(self.time.read().now_ms).err(),
         }
     }
 
@@ -361,6 +364,8 @@ pub struct Entries<'a> {
     /// The segment that `hints` are of.
     segment: u64,
     hints: std::vec::IntoIter<Hint>,
+    /// Why the list is not whole, until that is told.
+    lost: Option<Error>,
 }
 
 impl Iterator for Entries<'_> {
@@ -373,7 +378,9 @@ impl Iterator for Entries<'_> {
         }
         loop {
             let Some(hint) = self.hints.next() else {
-                let segment = self.segments.next()?;
+                let Some(segment) = self.segments.next() else {
+                    return self.lost.take().map(Err);
+                };
                 match self.snapshot.hints_of(&segment) {
                     Ok(hints) => (self.segment, self.hints) = (segment.number, hints.into_iter()),
                     Err(error) => return Some(Err(error)),

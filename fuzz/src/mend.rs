@@ -82,6 +82,7 @@ pub fn mend_record(bytes: &mut [u8], len: usize, place: Place) {
 /// Mends the checksums of what begins a file of this name: a copy, a slot, or a header.
 pub fn mend_file(name: &str, bytes: &mut [u8], store: [u8; 16]) {
     let (starts, end, seed): (&[usize], usize, u32) = match name {
+        "QUARANTINE" if bytes.len() >= 16 => (&[0], bytes.len(), crc(&store, 0)),
         "SUPER" => (&[0, 4096], 56, 0),
         "CHECKPOINT" => (&[0, 4096], 72, crc(&store, 0)),
         name if name.ends_with(".seg") => (&[0, 4096], 80, 0),
@@ -99,6 +100,16 @@ pub fn mend_file(name: &str, bytes: &mut [u8], store: [u8; 16]) {
             block[4080..4088].copy_from_slice(&sum.to_le_bytes());
         }
     }
+}
+
+/// QUARANTINE with the whole entries that `entries` hold, as many as it says.
+pub fn quarantine_of(entries: &[u8], store: [u8; 16]) -> Vec<u8> {
+    let entries = &entries[..entries.len() / 32 * 32];
+    let count = entries.len() as u64 / 32;
+    let head = [&b"1clogqua"[..], &[1, 0, 0, 0, 0, 0, 0, 0], &count.to_le_bytes()].concat();
+    let mut file = [&head, entries].concat();
+    mend_file("QUARANTINE", &mut file, store);
+    file
 }
 
 /// A file that begins with a magic, the format version and `rest`, zeros up to whole pages.

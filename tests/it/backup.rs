@@ -1,9 +1,7 @@
 //! What a backup holds, what it may cost the store, and what is left where it fails.
 
-use std::any::Any;
 use std::fs;
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +9,6 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use oncelog::storage::{Access, File, Storage};
 use oncelog::{
     Background, Create, Durability, Error, ManualClock, Options, OrphanCause, Phase, Status, Store,
 };
@@ -21,6 +18,7 @@ use crate::contract::support::{
     scope, start,
 };
 use crate::support::disk::{SimDisk, Survival};
+use crate::support::intercept::{Intercept, Intercepted, Target};
 
 fn options() -> Options {
     Store::options().segment_bytes(SEGMENT_BYTES).clock(ManualClock::at(start()))
@@ -445,100 +443,36 @@ enum Fault {
     NoCheckpoint,
 }
 
-/// A simulated disk with a fault, as the source of a backup or as its target.
-#[derive(Clone, Debug)]
-struct Faulty {
-    disk: SimDisk,
-    fault: Fault,
-}
-
-impl Storage for Faulty {
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
-        self.disk.lock()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        self.disk.open(name, access)
-    }
-
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.create(name, bytes)?;
-        let drops = match self.fault {
-            Fault::NoCarry if name.ends_with("2.seg") => 8_192..u64::MAX,
-            Fault::NoCheckpoint if name.starts_with("CHECKPOINT") => 0..u64::MAX,
-            _ => return Ok(file),
-        };
-        Ok(Arc::new(Forgetful { file, drops }))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn link(&self, name: &str, to: &Path) -> io::Result<bool> {
-        let read = |name: &str| self.disk.read(name).ok_or(io::ErrorKind::NotFound);
-        let mut bytes = match self.fault {
+impl Intercept for Fault {
+    fn link(&self, disk: &SimDisk, name: &str, to: &Path) -> io::Result<bool> {
+        let read = |name: &str| disk.read(name).ok_or(io::ErrorKind::NotFound);
+        let mut bytes = match self {
             Fault::NoLinks => return Ok(true),
             Fault::OtherHints if name.ends_with("2.idx") => read("0000000000000001.idx")?,
             _ => read(name)?,
         };
-        if self.fault == Fault::OtherBytes && name.ends_with("2.seg") {
+        if *self == Fault::OtherBytes && name.ends_with("2.seg") {
             bytes[40_000] ^= 1;
         }
         fs::write(to, bytes)?;
         Ok(true)
     }
 
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-}
-
-/// A file that forgets what is written to a part of it.
-#[derive(Debug)]
-struct Forgetful {
-    file: Arc<dyn File>,
-    drops: Range<u64>,
-}
-
-impl File for Forgetful {
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let kept = self.drops.start.saturating_sub(offset).min(bytes.len() as u64);
-        self.file.write_at(offset, &bytes[..kept as usize])
-    }
-
-    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.allocate(range)
-    }
-
-    fn discard(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.discard(range)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+    /// What is written to a part of a file is forgotten.
+    fn write(&self, target: Target<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let forgotten_from = match self {
+            Fault::NoCarry if target.name.ends_with("2.seg") => 8_192,
+            Fault::NoCheckpoint if target.name.starts_with("CHECKPOINT") => 0,
+            _ => u64::MAX,
+        };
+        let kept = u64::saturating_sub(forgotten_from, offset).min(bytes.len() as u64);
+        target.file.write_at(offset, &bytes[..kept as usize])
     }
 }
 
 fn backed_up_with(fault: Fault) -> (Result<oncelog::Backup, Error>, tempfile::TempDir, PathBuf) {
     let world = World::new();
-    let disk = Faulty { disk: world.disk.clone(), fault };
+    let disk = Intercepted::new(&world.disk, fault);
     let store = world.options().open_on(Arc::new(disk)).unwrap();
     filled(&store);
     let scratch = tempfile::tempdir().unwrap();
@@ -574,7 +508,7 @@ fn a_backup_finds_what_did_not_reach_its_directory() {
         granted(claim(&store, "open")).save_checkpoint(b"half way").unwrap();
         run(&store, "done", b"201 created");
         let disk = SimDisk::new();
-        let target = Faulty { disk: disk.clone(), fault };
+        let target = Intercepted::new(&disk, fault);
         let failed = store.backup_on(Arc::new(target));
         assert!(matches!(failed, Err(Error::Corrupt { .. })), "{fault:?}: {failed:?}");
         assert!(!disk.names().contains(&"SUPER".to_owned()));

@@ -1,25 +1,21 @@
 //! What is erased while it is verified or backed up is no damage, and no backup fails for it. One
 //! of a store that is closed meanwhile says so.
 
-use std::any::Any;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use oncelog::storage::{Access, File, Storage};
 use oncelog::{Claim, Create, Error, Fingerprint, ManualClock, Phase, Scope, Store};
 
 use crate::contract::support::{SEGMENT_BYTES, World, kind, run, scope, start};
 use crate::support::disk::SimDisk;
+use crate::support::intercept::{Intercept, Intercepted, Target};
 
-/// A disk on which the next erasure stands still when half of a record is overwritten.
-#[derive(Clone, Debug)]
-struct Halfway {
-    disk: SimDisk,
-    pause: Arc<Mutex<Option<Pause>>>,
-}
+/// The next erasure stands still when half of a record is overwritten.
+#[derive(Debug, Default)]
+struct Halfway(Mutex<Option<Pause>>);
 
 #[derive(Debug)]
 struct Pause {
@@ -27,88 +23,30 @@ struct Pause {
     goes_on: Receiver<()>,
 }
 
-impl Storage for Halfway {
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
-        self.disk.lock()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.open(name, access)?;
-        Ok(Arc::new(HalfwayFile { file, pause: Arc::clone(&self.pause) }))
-    }
-
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name, bytes)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-}
-
-#[derive(Debug)]
-struct HalfwayFile {
-    file: Arc<dyn File>,
-    pause: Arc<Mutex<Option<Pause>>>,
-}
-
-impl File for HalfwayFile {
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+impl Intercept for Halfway {
+    fn write(&self, target: Target<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let erases = bytes.get(8) == Some(&6);
-        let pause = if erases { self.pause.lock().unwrap().take() } else { None };
+        let pause = if erases { self.0.lock().unwrap().take() } else { None };
         if let Some(pause) = pause {
-            self.file.write_at(offset, &bytes[..bytes.len() / 2])?;
+            target.file.write_at(offset, &bytes[..bytes.len() / 2])?;
             pause.begun.send(()).unwrap();
             pause.goes_on.recv().unwrap();
         }
-        self.file.write_at(offset, bytes)
-    }
-
-    fn allocate(&self, range: std::ops::Range<u64>) -> io::Result<()> {
-        self.file.allocate(range)
-    }
-
-    fn discard(&self, range: std::ops::Range<u64>) -> io::Result<()> {
-        self.file.discard(range)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        target.file.write_at(offset, bytes)
     }
 }
 
 #[test]
 fn an_erasure_that_stands_still_halfway_is_no_damage() {
     let world = World::new();
-    let pause = Arc::default();
-    let disk = Halfway { disk: world.disk.clone(), pause: Arc::clone(&pause) };
-    let store = world.options().open_on(Arc::new(disk)).unwrap();
+    let disk = Intercepted::new(&world.disk, Halfway::default());
+    let store = world.options().open_on(Arc::new(disk.clone())).unwrap();
     for number in 0..200 {
         run(&store, &format!("key-{number}"), &[7; 700]);
     }
     let (begun, begins) = channel();
     let (go_on, goes_on) = channel();
-    *pause.lock().unwrap() = Some(Pause { begun, goes_on });
+    *disk.by.0.lock().unwrap() = Some(Pause { begun, goes_on });
     std::thread::scope(|threads| {
         let erasing = threads.spawn(|| store.forget(scope("key-3")).unwrap());
         begins.recv().unwrap();

@@ -1,6 +1,8 @@
 //! What a store answers that was opened without a damaged or missing segment, for how long, and
 //! that no crash on the way makes it answer anything else.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,18 +15,11 @@ use crate::contract::support::{
     replay, run, scope,
 };
 use crate::support::disk::{SimDisk, Survival};
+use crate::support::files::{hint_file, segment_file};
 use crate::support::rng::Rng;
 
 const DATA_START: u64 = 8_192;
 const LIST: &str = "QUARANTINE";
-
-fn segment_file(number: u64) -> String {
-    format!("{number:016x}.seg")
-}
-
-fn hint_file(number: u64) -> String {
-    format!("{number:016x}.idx")
-}
 
 fn quarantining(world: &World) -> Options {
     world.options().on_damage(OnDamage::Quarantine)
@@ -98,8 +93,12 @@ impl Filled {
 
     /// What every key, the orphan and a key that never was answer.
     fn answers(&self, store: &Store) -> BTreeMap<String, String> {
+        self.answers_of(|key| answer(store, key))
+    }
+
+    fn answers_of(&self, answer: impl Fn(&str) -> String) -> BTreeMap<String, String> {
         let keys = self.keys.keys().map(|key| &**key).chain(["open", "never"]);
-        keys.map(|key| (key.to_owned(), answer(store, key))).collect()
+        keys.map(|key| (key.to_owned(), answer(key))).collect()
     }
 
     /// What they answered when all was well.
@@ -139,7 +138,11 @@ fn damage_range(world: &World, segment: u64, range: Range<u64>) {
 }
 
 fn answer(store: &Store, key: &str) -> String {
-    match store.lookup(scope(key)) {
+    answer_of(key, store.lookup(scope(key)))
+}
+
+fn answer_of(key: &str, looked: Result<Option<Status>, Error>) -> String {
+    match looked {
         Ok(None) => "free".to_owned(),
         Ok(Some(Status::Completed(stored))) if stored.bytes() == Some(&response(key)) => {
             "completed".to_owned()

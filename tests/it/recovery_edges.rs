@@ -9,6 +9,7 @@ use crate::contract::support::{
     BUCKET, DAY, SEGMENT_BYTES, TTL, World, claim, granted, kind, run, scope, start,
 };
 use crate::support::disk::{SimDisk, Survival};
+use crate::support::files::{checksum, reseal, reseal_record};
 
 const FIRST_SEGMENT: &str = "0000000000000001.seg";
 /// Bytes of each of the two slots of CHECKPOINT, and of each of the two headers of a segment.
@@ -36,18 +37,6 @@ fn store_id(disk: &SimDisk) -> [u8; 16] {
 
 fn put(bytes: &mut [u8], at: usize, field: u64) {
     bytes[at..at + 8].copy_from_slice(&field.to_le_bytes());
-}
-
-/// Puts the checksum of `fields` before them.
-fn reseal(bytes: &mut [u8], at: usize, seed: u32, fields: std::ops::Range<usize>) {
-    let sum = checksum(seed, &bytes[fields]);
-    bytes[at..at + 4].copy_from_slice(&sum.to_le_bytes());
-}
-
-fn checksum(seed: u32, bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
-    hasher.update(bytes);
-    hasher.finalize()
 }
 
 #[test]
@@ -117,15 +106,11 @@ fn forged_segment(store: [u8; 16], lsn: u64) -> Vec<u8> {
     put(&mut file, 72, SEGMENT_BYTES);
     reseal(&mut file, 12, 0, 16..80);
     file.copy_within(..COPY_BYTES, COPY_BYTES);
-    let identity = [&store[..], &number.to_le_bytes(), &salt.to_le_bytes()].concat();
-    let identity = xxhash_rust::xxh3::xxh3_64(&identity);
     for offset in [2 * COPY_BYTES, 2 * COPY_BYTES + 48] {
-        let place = (identity ^ offset as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let record = &mut file[offset..offset + 48];
         record[8] = 9;
         put(record, 26, lsn);
-        reseal(record, 4, 0, 34..48);
-        reseal(record, 0, (place >> 32) as u32, 4..34);
+        reseal_record(&mut file, &(offset as u64..offset as u64 + 48));
     }
     file
 }

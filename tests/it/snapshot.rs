@@ -1,7 +1,6 @@
 //! A look at a store from outside: it shows what an open would find, up to one point of the log,
 //! and changes nothing, while the owner goes on.
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
@@ -11,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use oncelog::storage::{Access, File, Owner, Storage};
+use oncelog::storage::{Access, File, Owner, Storage as _};
 use oncelog::{
     Background, Claim, Create, Durability, Error, ManualClock, Options, OrphanCause, Snapshot,
     Status, Store,
@@ -19,6 +18,7 @@ use oncelog::{
 
 use crate::contract::support::{World, body, claim, granted, kind, run, scope, start};
 use crate::support::disk::{SimDisk, Survival};
+use crate::support::intercept::{Intercept, Intercepted};
 use crate::support::model::{self, Driver, random_ops, with_scope};
 use crate::support::rng::Rng;
 use crate::support::tree::copy_tree;
@@ -542,48 +542,28 @@ fn a_snapshot_and_the_store_agree_on_what_is_kept() {
     assert_eq!(snapshot.totals().segments, store.stats().segments);
 }
 
-/// A disk that shows some files, when they are opened next, as they were before.
+/// Some files, when they are opened next, are as they were before.
 #[derive(Debug)]
-struct Earlier {
-    disk: SimDisk,
-    files: Mutex<BTreeMap<String, Vec<u8>>>,
+struct Earlier(Mutex<BTreeMap<String, Vec<u8>>>);
+
+impl Intercept for Earlier {
+    fn open(&self, disk: &SimDisk, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        match self.0.lock().unwrap().remove(name) {
+            Some(bytes) => Ok(Arc::new(EarlierFile(bytes))),
+            None => disk.open(name, access),
+        }
+    }
+}
+
+/// A look at a disk that first shows a file as it was before.
+fn look_after(world: &World, name: &str, bytes: Vec<u8>) -> Snapshot {
+    let files = Mutex::new(BTreeMap::from([(name.to_owned(), bytes)]));
+    let earlier = Intercepted::new(&world.disk, Earlier(files));
+    world.options().open_read_only_on(Arc::new(earlier)).unwrap()
 }
 
 #[derive(Debug)]
 struct EarlierFile(Vec<u8>);
-
-impl Storage for Earlier {
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
-        self.disk.lock()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        match self.files.lock().unwrap().remove(name) {
-            Some(bytes) => Ok(Arc::new(EarlierFile(bytes))),
-            None => self.disk.open(name, access),
-        }
-    }
-
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name, bytes)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-}
 
 impl File for EarlierFile {
     fn size(&self) -> io::Result<u64> {
@@ -625,10 +605,7 @@ fn a_page_read_before_its_record_was_written_is_read_again() {
     let name = "0000000000000001.seg";
     let mut bytes = world.disk.read(name).unwrap();
     bytes[12_288..16_384].fill(0);
-    let hole = || BTreeMap::from([(name.to_owned(), bytes.clone())]);
-    let files = Mutex::new(hole());
-    let earlier = Arc::new(Earlier { disk: world.disk.clone(), files });
-    let snapshot = world.options().open_read_only_on(earlier).unwrap();
+    let snapshot = look_after(&world, name, bytes.clone());
     assert_eq!(listed(&snapshot).len(), 20);
     // What stays as it is was not a matter of time.
     world.disk.write(name, &bytes);
@@ -647,9 +624,7 @@ fn a_checkpoint_read_before_its_segments_were_dropped_is_read_again() {
     world.clock.advance(crate::contract::support::TTL + crate::contract::support::BUCKET);
     store.expire().unwrap();
     run(&store, "new", b"201 created");
-    let files = Mutex::new(BTreeMap::from([("CHECKPOINT".to_owned(), before)]));
-    let earlier = Arc::new(Earlier { disk: world.disk.clone(), files });
-    let snapshot = world.options().open_read_only_on(earlier).unwrap();
+    let snapshot = look_after(&world, "CHECKPOINT", before);
     assert_eq!(listed(&snapshot).into_keys().collect::<Vec<_>>(), ["new"]);
 }
 
@@ -666,8 +641,6 @@ fn a_claim_read_before_it_was_forgotten_is_not_taken_for_an_open_one() {
     let record = 8192..8192 + (34 + 32 + 27_usize).next_multiple_of(16);
     assert_ne!(bytes[record.clone()], before[record.clone()]);
     bytes[record.clone()].copy_from_slice(&before[record]);
-    let files = Mutex::new(BTreeMap::from([(name.to_owned(), bytes)]));
-    let earlier = Arc::new(Earlier { disk: world.disk.clone(), files });
-    let snapshot = world.options().open_read_only_on(earlier).unwrap();
+    let snapshot = look_after(&world, name, bytes);
     assert_eq!((state(&snapshot, "x"), snapshot.totals().in_flight), ("free", 0));
 }

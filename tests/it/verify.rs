@@ -1,30 +1,22 @@
 //! What a verification finds, and what it must not take for damage.
 
-use std::any::Any;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use oncelog::storage::{Access, File, Storage};
 use oncelog::{Damage, Durability, Error, ManualClock, Phase, Store};
 
 use crate::contract::support::{
     BUCKET, MS, SEGMENT_BYTES, TTL, World, body, claim, granted, kind, replay, run, scope, start,
 };
-use crate::support::disk::{SimDisk, Survival};
+use crate::support::disk::Survival;
+use crate::support::files::{hint_file, reseal_record, segment_file};
+use crate::support::intercept::{Intercept, Intercepted, Target};
 
 const PAGE: u64 = 4096;
 const DATA_START: u64 = 2 * PAGE;
-
-fn segment_file(number: u64) -> String {
-    format!("{number:016x}.seg")
-}
-
-fn hint_file(number: u64) -> String {
-    format!("{number:016x}.idx")
-}
 
 /// Offset and size of each record of a sound segment.
 fn records(bytes: &[u8]) -> Vec<Range<u64>> {
@@ -269,87 +261,25 @@ fn the_progress_of_a_verification_is_told() {
     assert_eq!(*told.lock().unwrap(), Vec::from_iter((0..=total).map(|done| (done, total))));
 }
 
-/// A disk that answers the first reads of one byte of a file with another one.
-#[derive(Clone, Debug)]
+/// The first reads of one byte of a file bring another one.
+#[derive(Debug)]
 struct Flicker {
-    disk: SimDisk,
     name: String,
     at: u64,
-    reads: Arc<AtomicU64>,
+    reads: AtomicU64,
 }
 
-impl Storage for Flicker {
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
-        self.disk.lock()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.open(name, access)?;
-        if name != self.name {
-            return Ok(file);
-        }
-        Ok(Arc::new(FlickerFile { file, at: self.at, reads: Arc::clone(&self.reads) }))
-    }
-
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
-        self.disk.create(name, bytes)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-}
-
-#[derive(Debug)]
-struct FlickerFile {
-    file: Arc<dyn File>,
-    at: u64,
-    reads: Arc<AtomicU64>,
-}
-
-impl File for FlickerFile {
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)?;
+impl Intercept for Flicker {
+    fn read(&self, target: Target<'_>, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        target.file.read_at(offset, out)?;
         let inside = (offset..offset + out.len() as u64).contains(&self.at);
-        if inside {
+        if inside && target.name == self.name {
             let before = self.reads.load(Ordering::SeqCst);
             self.reads.store(before.saturating_sub(1), Ordering::SeqCst);
             // Another byte at each read: the place is still being written.
             out[(self.at - offset) as usize] ^= before as u8;
         }
         Ok(())
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-
-    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.allocate(range)
-    }
-
-    fn discard(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.discard(range)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
     }
 }
 
@@ -360,13 +290,12 @@ fn a_record_that_changes_while_it_is_read_is_read_again() {
     let records = records(&world.disk.read(&segment_file(1)).unwrap());
     // In the header of one record, and in the body of another.
     for at in [records[4].start + 12, records[7].start + 60] {
-        let reads = Arc::new(AtomicU64::new(0));
-        let name = segment_file(1);
-        let disk = Flicker { disk: world.disk.after_kill(), name, at, reads: Arc::clone(&reads) };
-        let store = world.options().open_on(Arc::new(disk)).unwrap();
-        reads.store(3, Ordering::SeqCst);
+        let flicker = Flicker { name: segment_file(1), at, reads: AtomicU64::new(0) };
+        let disk = Intercepted::new(&world.disk.after_kill(), flicker);
+        let store = world.options().open_on(Arc::new(disk.clone())).unwrap();
+        disk.by.reads.store(3, Ordering::SeqCst);
         assert_clean(&store);
-        assert_eq!(reads.load(Ordering::SeqCst), 0, "it was not read again");
+        assert_eq!(disk.by.reads.load(Ordering::SeqCst), 0, "it was not read again");
     }
 }
 
@@ -376,26 +305,14 @@ fn erase(world: &World, record: &Range<u64>) {
     let mut bytes = world.disk.read(&name).unwrap();
     let (start, end) = (record.start as usize, record.end as usize);
     let lsn_and_time = bytes[start + 20..start + 34].to_vec();
-    let identity = [&bytes[16..32], &1_u64.to_le_bytes(), &bytes[40..48]].concat();
-    let identity = xxhash_rust::xxh3::xxh3_64(&identity);
-    let place = (identity ^ record.start).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let erased = &mut bytes[start..end];
     erased.fill(0);
     erased[8] = 6;
     let value = (end - start - 34) as u32;
     erased[12..15].copy_from_slice(&value.to_le_bytes()[..3]);
     erased[20..34].copy_from_slice(&lsn_and_time);
-    let sum = checksum(0, &erased[34..]);
-    erased[4..8].copy_from_slice(&sum.to_le_bytes());
-    let sum = checksum((place >> 32) as u32, &erased[4..34]);
-    erased[..4].copy_from_slice(&sum.to_le_bytes());
+    reseal_record(&mut bytes, record);
     world.disk.write(&name, &bytes);
-}
-
-fn checksum(seed: u32, bytes: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
-    hasher.update(bytes);
-    hasher.finalize()
 }
 
 #[test]
@@ -433,18 +350,6 @@ fn a_seal_that_counts_other_records_than_there_are_is_damage() {
     reseal_record(&mut forged, seal);
     world.disk.write(&segment_file(1), &forged);
     assert_eq!(damage(&store), [(1, seal.start)]);
-}
-
-/// Puts both checksums of a record right.
-fn reseal_record(bytes: &mut [u8], record: &Range<u64>) {
-    let identity = [&bytes[16..32], &1_u64.to_le_bytes(), &bytes[40..48]].concat();
-    let identity = xxhash_rust::xxh3::xxh3_64(&identity);
-    let place = (identity ^ record.start).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let record = &mut bytes[record.start as usize..record.end as usize];
-    let sum = checksum(0, &record[34..]);
-    record[4..8].copy_from_slice(&sum.to_le_bytes());
-    let sum = checksum((place >> 32) as u32, &record[4..34]);
-    record[..4].copy_from_slice(&sum.to_le_bytes());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oncelog_fuzz::edit::EDIT_BYTES;
-use oncelog_fuzz::mend::{RECORDS_START, header_verifies, place, record_bytes};
+use oncelog_fuzz::mend::{RECORDS_START, header_verifies, place, quarantine_of, record_bytes};
 use oncelog_fuzz::run::{CRASH_BYTES, OP_BYTES};
 
 const FIELDS_START: usize = 16;
@@ -27,6 +27,12 @@ fn main() -> io::Result<()> {
     let mut corpora = Corpora { root: root.join("corpus"), seeds: 0 };
     for (name, bytes) in &files {
         corpora.add_file(name, bytes)?;
+    }
+    // The fixture is sound, and has no such file.
+    for count in 0..4 {
+        let entries: Vec<u8> = (1..=count).flat_map(quarantine_entry).collect();
+        corpora.add("quarantine_decode", &entries)?;
+        corpora.add("quarantine_decode", &quarantine_of(&entries, *b"store-uuid-bytes"))?;
     }
     let mut bytes = Bytes(1);
     for run in 0..RUNS {
@@ -45,6 +51,13 @@ fn main() -> io::Result<()> {
     }
     println!("{} seeds in {}", corpora.seeds, corpora.root.display());
     Ok(())
+}
+
+/// Segment, until when, epoch and kind: every second one is of a loss that nobody can name.
+fn quarantine_entry(number: u64) -> Vec<u8> {
+    let unnamed = number % 2;
+    let fields = [number, unnamed * 1_700_000_000_000, number + 1, unnamed];
+    fields.iter().flat_map(|field| field.to_le_bytes()).collect()
 }
 
 struct Corpora {

@@ -1,7 +1,6 @@
 //! A small world to test in: a simulated disk, clocks moved by hand, an executor, and a gate that
 //! holds syncs back and can be out of room.
 
-use std::any::Any;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
@@ -13,13 +12,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use oncelog::storage::{Access, File, Storage};
 use oncelog::{
     Background, Claim, Clock, Conflict, Durability, Fingerprint, InProgress, ManualClock, Options,
     Orphan, Permit, Scope, Status, Store, Stored,
 };
 
 use crate::support::disk::SimDisk;
+use crate::support::intercept::{Intercept, Intercepted, Target};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3_600);
@@ -249,14 +248,10 @@ impl Clock for StallClock {
 }
 
 /// A simulated disk whose syncs of files can be held back, and which can be full.
-#[derive(Clone, Debug)]
-pub(crate) struct GateDisk {
-    disk: SimDisk,
-    gate: Arc<Gate>,
-}
+pub(crate) type GateDisk = Intercepted<Gate>;
 
 #[derive(Debug, Default)]
-struct Gate {
+pub(crate) struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
 }
@@ -293,106 +288,50 @@ impl Drop for Held {
 
 impl GateDisk {
     pub(crate) fn on(disk: &SimDisk) -> GateDisk {
-        GateDisk { disk: disk.clone(), gate: Arc::default() }
+        Intercepted::new(disk, Gate::default())
     }
 
     pub(crate) fn hold(&self) -> Held {
-        lock(&self.gate.state).closed = true;
-        Held(Arc::clone(&self.gate))
+        lock(&self.by.state).closed = true;
+        Held(Arc::clone(&self.by))
     }
 
     /// Nothing more can be allocated until there is room again.
     pub(crate) fn fill(&self) {
-        lock(&self.gate.state).full = true;
+        lock(&self.by.state).full = true;
     }
 
     pub(crate) fn make_room(&self) {
-        lock(&self.gate.state).full = false;
+        lock(&self.by.state).full = false;
     }
 
     /// Waits until this thread has been refused room.
     pub(crate) fn await_refusal_of(&self, thread: &str) {
-        until(|| lock(&self.gate.state).refused.contains(thread));
-    }
-
-    fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(GateFile { file, gate: Arc::clone(&self.gate) })
+        until(|| lock(&self.by.state).refused.contains(thread));
     }
 }
 
-impl Storage for GateDisk {
-    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
-        self.disk.lock()
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(self.disk.open(name, access)?))
-    }
-
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
-        Ok(self.file(self.disk.create(name, bytes)?))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-}
-
-#[derive(Debug)]
-struct GateFile {
-    file: Arc<dyn File>,
-    gate: Arc<Gate>,
-}
-
-impl File for GateFile {
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, out)
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, bytes)
-    }
-
-    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
-        let mut state = lock(&self.gate.state);
+impl Intercept for Gate {
+    fn allocate(&self, target: Target<'_>, range: Range<u64>) -> io::Result<()> {
+        let mut state = lock(&self.state);
         if state.full {
             let name = std::thread::current().name().unwrap_or_default().to_owned();
             state.refused.insert(name);
             return Err(io::ErrorKind::StorageFull.into());
         }
         drop(state);
-        self.file.allocate(range)
-    }
-
-    fn discard(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.discard(range)
+        target.file.allocate(range)
     }
 
     /// Comes to the gate when it has synced: what is written while it is held there is not part
     /// of this sync.
-    fn sync(&self) -> io::Result<()> {
-        let synced = self.file.sync();
-        let mut state = lock(&self.gate.state);
+    fn sync(&self, target: Target<'_>) -> io::Result<()> {
+        let synced = target.file.sync();
+        let mut state = lock(&self.state);
         state.blocked += 1;
-        self.gate.changed.notify_all();
+        self.changed.notify_all();
         while state.closed {
-            state = self.gate.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.blocked -= 1;
         synced

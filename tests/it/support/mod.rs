@@ -2,7 +2,9 @@
 
 pub(crate) mod caller;
 pub(crate) mod disk;
+pub(crate) mod files;
 pub(crate) mod history;
+pub(crate) mod intercept;
 pub(crate) mod model;
 pub(crate) mod planted;
 pub(crate) mod rng;

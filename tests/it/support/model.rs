@@ -26,6 +26,8 @@ pub(crate) enum Op {
     Sync,
     Pass(Duration),
     Reopen,
+    Forget(u64),
+    ForgetOrganization(u64),
 }
 
 /// A random run over a few keys.
@@ -73,6 +75,8 @@ pub(crate) struct Driver {
     pub(crate) durable: usize,
     pub(crate) tokens: BTreeSet<Token>,
     pub(crate) operations: BTreeSet<OperationId>,
+    /// The step that failed takes away what it takes away piece by piece.
+    cut_in_pieces: bool,
 }
 
 pub(crate) fn options(clock: &ManualClock, durability: Durability) -> Options {
@@ -87,8 +91,13 @@ pub(crate) fn options(clock: &ManualClock, durability: Durability) -> Options {
 }
 
 pub(crate) fn with_scope<T>(key: u64, call: impl FnOnce(Scope<'_>) -> T) -> T {
-    let key = format!("key-{key}");
-    call(Scope { organization: "acme", method: "POST", path: "/v1/contacts", key: &key })
+    let (organization, key) = (organization(key), format!("key-{key}"));
+    call(Scope { organization, method: "POST", path: "/v1/contacts", key: &key })
+}
+
+/// One key in four is another organization's.
+fn organization(key: u64) -> &'static str {
+    if key % 4 == 3 { "globex" } else { "acme" }
 }
 
 pub(crate) fn fingerprint(key: u64) -> Fingerprint {
@@ -113,6 +122,7 @@ impl Driver {
             durable: 0,
             tokens: BTreeSet::new(),
             operations: BTreeSet::new(),
+            cut_in_pieces: false,
         }
     }
 
@@ -139,23 +149,25 @@ impl Driver {
         }
         for op in ops {
             let mut after = self.world();
-            if self.step(op, &mut after).is_err() {
+            let Ok(erased) = self.step(op, &mut after) else {
+                self.cut_in_pieces = matches!(op, Op::ForgetOrganization(_));
                 return Some(after);
-            }
+            };
             self.history.push(after);
-            if self.durability == Durability::Synced {
+            if self.durability == Durability::Synced || erased {
                 self.durable = self.history.len() - 1;
             }
         }
         None
     }
 
-    fn step(&mut self, op: &Op, after: &mut World) -> Result<(), Error> {
+    /// Does one step; whether something was erased, for which all before it had to be durable.
+    fn step(&mut self, op: &Op, after: &mut World) -> Result<bool, Error> {
         let store = self.store.clone().expect("open");
         match op {
             Op::Claim(key) => self.claim(&store, *key, after)?,
             Op::Complete(key, len) => {
-                let Some(permit) = self.permits.remove(key) else { return Ok(()) };
+                let Some(permit) = self.permits.remove(key) else { return Ok(false) };
                 let response = bytes(*key, *len);
                 let expires = self.now() + TTL;
                 after.insert(*key, Seen::Done { response: response.clone(), expires });
@@ -163,12 +175,12 @@ impl Driver {
                 assert_eq!(stored.bytes(), Some(&response[..]));
             }
             Op::Release(key) => {
-                let Some(permit) = self.permits.remove(key) else { return Ok(()) };
+                let Some(permit) = self.permits.remove(key) else { return Ok(false) };
                 after.remove(key);
                 permit.release()?;
             }
             Op::Checkpoint(key, len) => {
-                let Some(permit) = self.permits.get(key) else { return Ok(()) };
+                let Some(permit) = self.permits.get(key) else { return Ok(false) };
                 let saved = bytes(*key + 1, *len);
                 let Some(Seen::Open { checkpoint, .. }) = after.get_mut(key) else {
                     panic!("a permit without an open claim")
@@ -177,7 +189,7 @@ impl Driver {
                 permit.save_checkpoint(&saved)?;
             }
             Op::GiveUp(key) => {
-                let Some(permit) = self.permits.remove(key) else { return Ok(()) };
+                let Some(permit) = self.permits.remove(key) else { return Ok(false) };
                 if let Some(Seen::Open { failed, .. }) = after.get_mut(key) {
                     *failed = true;
                 }
@@ -200,8 +212,55 @@ impl Driver {
                 self.durable = self.history.len() - 1;
                 self.open()?;
             }
+            Op::Forget(key) => return self.forget(&store, *key, after),
+            Op::ForgetOrganization(key) => {
+                return self.forget_organization(&store, organization(*key), after);
+            }
         }
-        Ok(())
+        Ok(false)
+    }
+
+    fn forget(&self, store: &Store, key: u64, after: &mut World) -> Result<bool, Error> {
+        let before = self.visible(after);
+        after.retain(|other, seen| *other != key || matches!(seen, Seen::Open { .. }));
+        let erased = with_scope(key, |scope| store.forget(scope))?;
+        // What is past may be on the disk still, and is erased then.
+        match before.get(&key) {
+            Some(Seen::Done { .. }) => assert!(erased, "{key} was not there to be forgotten"),
+            Some(Seen::Open { .. }) => assert!(!erased, "{key} is claimed and was forgotten"),
+            None => {}
+        }
+        Ok(erased)
+    }
+
+    fn forget_organization(
+        &self,
+        store: &Store,
+        name: &str,
+        after: &mut World,
+    ) -> Result<bool, Error> {
+        let is_of_it =
+            |key: u64, seen: &Seen| organization(key) == name && matches!(seen, Seen::Done { .. });
+        let before = self.visible(after);
+        after.retain(|key, seen| !is_of_it(*key, seen));
+        let erased = store.forget_organization(name)?;
+        let expected = before.iter().filter(|(key, seen)| is_of_it(**key, seen)).count() as u64;
+        assert_eq!(erased, expected, "responses of {name} were forgotten");
+        Ok(erased > 0)
+    }
+
+    /// Whether what an open store shows is a world from `oldest` on, or that of the step that was
+    /// cut, or one on the way there.
+    pub(crate) fn allows(&self, shown: &World, oldest: usize, cut: Option<&World>) -> bool {
+        let mut whole = self.history[oldest..].iter().chain(cut);
+        if whole.any(|world| self.visible(world) == *shown) {
+            return true;
+        }
+        let Some(cut) = cut.filter(|_| self.cut_in_pieces) else { return false };
+        let before = self.visible(self.history.last().expect("never empty"));
+        let was_there = |(key, seen)| before.get(key) == Some(seen);
+        let is_left = |(key, seen)| shown.get(key) == Some(seen);
+        shown.iter().all(was_there) && self.visible(cut).iter().all(is_left)
     }
 
     fn claim(&mut self, store: &Store, key: u64, after: &mut World) -> Result<(), Error> {
