@@ -356,6 +356,7 @@ pub(crate) fn backup(
             segments: &engine.log.segments,
             hash_key: &engine.hash_key,
             epoch: engine.log.checkpointed().epoch,
+            sealed: cut.tail.segment - 1,
         };
         backup::copy(source, target, cut, tell).map_err(or_closed)?
     };

@@ -93,6 +93,34 @@ impl DiskStorage {
         Self::existing(dir, Appends::Written)
     }
 
+    /// A new directory beside `dir`, of its name with `.tmp` behind it, for what is to stand there
+    /// once it is whole.
+    pub(crate) fn draft(dir: &Path) -> io::Result<DiskStorage> {
+        let mut draft = dir.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        draft.push(".tmp");
+        let draft = dir.with_file_name(draft);
+        fs::DirBuilder::new().mode(DIR_MODE).create(&draft)?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(DIR_MODE))?;
+        Self::existing(&draft, Appends::Written)
+    }
+
+    /// Gives this directory the name `dir`, durably, where an empty directory or none is.
+    #[expect(clippy::disallowed_methods, reason = "files live in storage/")]
+    pub(crate) fn publish(&self, dir: &Path) -> io::Result<()> {
+        fs::rename(&self.dir, dir)?;
+        sync_parent(dir)
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Removes this directory and all files in it.
+    pub(crate) fn discard(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.dir)
+    }
+
     /// The directory, which must exist.
     pub(crate) fn existing(dir: &Path, appends: Appends) -> io::Result<DiskStorage> {
         fs::metadata(dir)?;

@@ -30,7 +30,7 @@ const LAYERS: &[(Peers, &[&str])] = &[
     (InOrder, &["engine", "worker"]),
     // A claim yields orphans, an orphan yields claims, and the futures yield both.
     (Together, &["claim", "future"]),
-    (InOrder, &["snapshot", "store"]),
+    (InOrder, &["snapshot", "scan", "store"]),
     (InOrder, &["http", "conformance"]),
 ];
 
