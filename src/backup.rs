@@ -19,6 +19,7 @@ use crate::log::cut::Cut;
 use crate::log::segments::Segments;
 use crate::log::walk::{Bad, UNPACED, read_readable, walk};
 use crate::log::{hint_name, segment_name};
+use crate::parallel::Threads;
 use crate::recovery::quarantine::Quarantine;
 use crate::recovery::view::{self, Indexed};
 use crate::recovery::{self, Inspected, SUPER};
@@ -207,6 +208,7 @@ pub(crate) fn finish(
         // No backup is made of a store that has one.
         quarantine: &Quarantine::default(),
         erasing,
+        threads: Threads::One,
     };
     let verified = verify::verify_log(&subject, tell)?;
     if let Some(damage) = verified.damage.first() {

@@ -17,6 +17,7 @@ use crate::index::shard_of;
 use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
 use crate::log::segments::{self, Segment};
+use crate::parallel::Threads;
 use crate::recovery::view::{self, Indexed, View};
 use crate::scope::{self, Encoded, Scope, Token};
 use crate::storage::{Owner, Storage};
@@ -251,7 +252,8 @@ impl Snapshot {
     }
 
     /// Reads every byte that the snapshot shows, as [`Store::verify`](crate::Store::verify) does.
-    /// What seems damaged is read again, with what an owner has dropped or erased since left out.
+    /// A large store is read on all cores, with one segment in memory for each. What seems damaged
+    /// is read again, with what an owner has dropped or erased since left out.
     ///
     /// # Errors
     /// `Io` where a file that is there cannot be opened; whatever else is wrong is damage.
@@ -307,6 +309,7 @@ impl Snapshot {
             written: view.last,
             checkpoint: view.checkpoint,
             erasing: &Mutex::new(()),
+            threads: Threads::All,
             quarantine: &view.quarantine,
         };
         verify::verify(&subject, &*self.progress)

@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::num::NonZero;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::storage::{Access, File, Owner, Storage, lock, media};
@@ -415,6 +416,12 @@ impl File for DiskFile {
             self.ahead.lock().fill(range);
         }
         Ok(())
+    }
+
+    fn will_read(&self, range: Range<u64>) {
+        let len = NonZero::new(range.end - range.start);
+        // Whoever reads it without that is only slower.
+        rustix::fs::fadvise(&self.file, range.start, len, Advice::WillNeed).ok();
     }
 
     fn ready(&self, offset: u64) {

@@ -221,6 +221,31 @@ fn a_damaged_backup_makes_no_store_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn all_cores_find_the_damage_that_one_finds_in_the_same_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let buffered = Durability::Buffered { sync_every: Duration::from_secs(3_600) };
+    let options = || options().segment_bytes(1 << 20).durability(buffered);
+    let store = options().open(dir.path()).unwrap();
+    for number in 0..100_u32 {
+        run(&store, &format!("key-{number}"), &number.to_le_bytes().repeat(60_000));
+    }
+    let segments = store.stats().segments;
+    assert!(segments > 24, "{segments} are too few for threads");
+    store.close().unwrap();
+    for number in [2, 7, 8, 9, 23] {
+        let path = dir.path().join(format!("{number:016x}.seg"));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[300_000 + number] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    let store = options().open(dir.path()).unwrap();
+    let (one, all) = (store.verify().unwrap(), scan(dir.path()).verify().unwrap());
+    assert_eq!(one, all);
+    let damaged: Vec<u64> = all.damage.iter().map(|damage| damage.segment).collect();
+    assert_eq!(damaged, [2, 7, 8, 9, 23]);
+}
+
+#[test]
 fn a_clock_is_checked_as_an_open_would() {
     let world = World::new();
     let store = world.open();
