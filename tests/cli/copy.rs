@@ -24,7 +24,7 @@ fn a_backup_beside_an_owner_is_restored_to_the_store_that_it_was() {
     assert_eq!(raw.stdout, response(1));
     // Linked on request, and told to people in words.
     let linked = printed(&tool(&["restore", &backup, &world.at("linked"), "--link"]), 0);
-    assert!(linked.contains("Tokens issued since then are issued again"), "{linked}");
+    assert!(linked.contains("Tokens issued since are issued again"), "{linked}");
     assert!(!linked.contains("linked segments  0\n"), "{linked}");
 }
 

@@ -21,7 +21,11 @@ struct Done {
 }
 
 pub(crate) fn bench(work: &Work, printer: &mut Printer) -> Outcome {
-    let scratch = tempfile::Builder::new().prefix("oncelog-bench-").tempdir_in(&work.parent);
+    let mine = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    let scratch = tempfile::Builder::new()
+        .prefix("oncelog-bench-")
+        .permissions(mine)
+        .tempdir_in(&work.parent);
     let scratch = scratch.map_err(|source| {
         Failure::Usage(format!("no scratch directory in {}: {source}", work.parent.display()))
     })?;

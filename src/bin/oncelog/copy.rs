@@ -57,8 +57,8 @@ pub(crate) fn restore(
     printer.fields(&fields(&made, dir))?;
     if printer.is_human() {
         printer.line(
-            "\nThe caller's database can know more than this store: what ran since the backup is \
-             not\nin it and is granted again. Tokens issued since then are issued again.",
+            "\nThe caller's database can know more than this store: what ran since the backup\n\
+             is not in it and is granted again. Tokens issued since are issued again.",
         )?;
     }
     Ok(())

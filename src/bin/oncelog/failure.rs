@@ -75,9 +75,9 @@ impl Failure {
 fn owned(dir: &Path) -> String {
     format!(
         "{} is open in another process, and only that one can change it.\n\
-         Ask it, by the admin router if the server mounts one, or stop the server and run this \
-         again.\nWhat only reads works beside it: stat, get, list, unresolved, verify, backup, \
-         check-clock.",
+         Ask it, by the admin router if the server mounts one, or stop the server and\n\
+         run this again. What only reads works beside it: stat, get, list, unresolved,\n\
+         verify, backup, check-clock.",
         dir.display()
     )
 }

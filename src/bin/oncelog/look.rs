@@ -224,7 +224,8 @@ fn note(shown: u64, upto: Option<Token>) {
 pub(crate) fn unresolved(dir: &Path, printer: &mut Printer) -> Outcome {
     let scan = scan(dir, None)?;
     let orphans = scan.unresolved();
-    let heads = &["claimed", "cause", "try", "token", "organization", "request", "key"];
+    // The rest is for programs, and in what get and the questions show.
+    let heads = &["claimed", "cause", "organization", "request", "key"];
     let mut table = Table::new(printer, heads);
     for info in &orphans {
         let scope = info.scope();
@@ -232,8 +233,6 @@ pub(crate) fn unresolved(dir: &Path, printer: &mut Printer) -> Outcome {
             vec![
                 seconds(info.claimed_at()),
                 cause_word(info.cause()).replace('_', " "),
-                info.attempt().to_string(),
-                info.token().to_string(),
                 scope.organization.to_owned(),
                 format!("{} {}", scope.method, scope.path),
                 scope.key.to_owned(),
