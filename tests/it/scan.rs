@@ -78,6 +78,27 @@ fn a_scan_lists_what_runs_and_what_ran_and_nothing_that_was_forgotten() {
 }
 
 #[test]
+fn what_a_crash_left_half_forgotten_is_not_listed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [main, killed] = ["main", "killed"].map(|name| scratch.path().join(name));
+    let segment = "0000000000000001.seg";
+    let store = options().open(&main).unwrap();
+    run(&store, "kept", b"201 created");
+    run(&store, "half", b"201 created");
+    let before = fs::read(main.join(segment)).unwrap();
+    let end = before.iter().rposition(|&byte| byte != 0).unwrap().next_multiple_of(16);
+    assert!(store.forget(scope("half")).unwrap());
+    copy_tree(&main, &killed);
+    // As it is when the FORGET is durable and nothing is overwritten yet.
+    let mut bytes = fs::read(killed.join(segment)).unwrap();
+    assert_ne!(bytes[..end], before[..end], "nothing was erased");
+    bytes[..end].copy_from_slice(&before[..end]);
+    fs::write(killed.join(segment), bytes).unwrap();
+    assert_eq!(keys(&scan(&killed)), ["kept"]);
+    assert_eq!(kind(&open(&killed), "half"), "free");
+}
+
+#[test]
 fn a_response_that_took_the_place_of_an_expired_one_is_listed_once() {
     let world = World::new();
     let store = world.open();
