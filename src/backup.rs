@@ -19,10 +19,12 @@ use crate::log::cut::Cut;
 use crate::log::segments::Segments;
 use crate::log::walk::{Bad, UNPACED, read_readable, walk};
 use crate::log::{hint_name, segment_name};
+use crate::parallel::Threads;
 use crate::recovery::quarantine::Quarantine;
+use crate::recovery::view::{self, Indexed};
 use crate::recovery::{self, Inspected, SUPER};
 use crate::scope::{HashKey, Token};
-use crate::storage::disk::LOCK;
+use crate::storage::disk::{Appends, DiskStorage, LOCK};
 use crate::storage::{Access, Storage};
 use crate::sync::Mutex;
 use crate::verify::{self, Subject};
@@ -64,6 +66,15 @@ pub(crate) struct Target<'a> {
     pub(crate) dir: Option<&'a Path>,
 }
 
+/// How the segments of a copy come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// Sealed segments share their file with the store, where the file system allows that.
+    Linked,
+    /// All bytes are copied.
+    Copied,
+}
+
 /// What is backed up.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'a> {
@@ -71,6 +82,9 @@ pub(crate) struct Source<'a> {
     pub(crate) segments: &'a Segments,
     pub(crate) hash_key: &'a HashKey,
     pub(crate) epoch: u64,
+    /// Segments up to this one hold no open claim's only copy. Those behind it are copied, since
+    /// an open reads them in full: nothing is to be erased in them later.
+    pub(crate) sealed: u64,
 }
 
 /// Files that were copied, to be checked.
@@ -136,7 +150,8 @@ pub(crate) fn copy(
     let (mut linked, mut copied) = (0, 0);
     for (header, done) in sealed.iter().zip(0..) {
         tell(Progress { phase: Phase::Copying, done, total });
-        if link(source, target, &segment_name(header.segment))? {
+        let is_sealed = header.segment <= source.sealed;
+        if is_sealed && link(source, target, &segment_name(header.segment))? {
             linked += 1;
         } else {
             copy_segment(source, target, header, Lsn::HIGHEST)?;
@@ -153,7 +168,7 @@ pub(crate) fn copy(
     let checkpoint = Checkpoint {
         generation: 0,
         oldest,
-        sealed: tail - 1,
+        sealed: source.sealed.min(tail - 1),
         tail,
         durable_lsn: cut.last,
         epoch: source.epoch,
@@ -193,6 +208,7 @@ pub(crate) fn finish(
         // No backup is made of a store that has one.
         quarantine: &Quarantine::default(),
         erasing,
+        threads: Threads::One,
     };
     let verified = verify::verify_log(&subject, tell)?;
     if let Some(damage) = verified.damage.first() {
@@ -213,6 +229,93 @@ pub(crate) fn finish(
         open_claims: cut.open.len() as u64,
         upto: (cut.last != Lsn::ZERO).then(|| Token::new(cut.last.0)),
     })
+}
+
+/// So often a copy is begun again because of what an owner did meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// Makes a store of what is in `storage` at `dir`, which is new or empty: under another name until
+/// it is whole. An owner may append, roll, expire and erase meanwhile.
+pub(crate) fn beside_an_owner(
+    storage: &Arc<dyn Storage>,
+    dir: &Path,
+    files: Files,
+    tell: &dyn Fn(Progress),
+) -> Result<Backup> {
+    check_vacant(dir)?;
+    let mut attempts = 1;
+    loop {
+        let draft = Arc::new(DiskStorage::draft(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Error::Invalid {
+                what: "a directory of that name with .tmp behind it is there: another copy is \
+                       being made, or one was interrupted; remove it then",
+            },
+            _ => Error::io("make the directory of a copy")(error),
+        })?);
+        let made = copy_view(storage, &draft, dir, files, tell);
+        let Err(error) = made else { return made };
+        // What it said of the store stays true if it cannot be removed.
+        draft.discard().ok();
+        // A segment that was dropped, or a record that was erased, between two looks at it.
+        let passing = match &error {
+            Error::Corrupt { .. } => true,
+            Error::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        };
+        if !passing || attempts == ATTEMPTS {
+            return Err(error);
+        }
+        attempts += 1;
+    }
+}
+
+fn check_vacant(dir: &Path) -> Result<()> {
+    match DiskStorage::existing(dir, Appends::Written).and_then(|found| found.list()) {
+        Ok(names) if names.is_empty() => Ok(()),
+        Ok(_) => Err(Error::Invalid { what: "the directory of a copy must be new or empty" }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io("list the directory of a copy")(error)),
+    }
+}
+
+/// One look, one copy of what it saw, and its name once it is verified.
+fn copy_view(
+    storage: &Arc<dyn Storage>,
+    draft: &Arc<DiskStorage>,
+    dir: &Path,
+    files: Files,
+    tell: &dyn Fn(Progress),
+) -> Result<Backup> {
+    let target: Arc<dyn Storage> = draft.clone();
+    let linked_to = (files == Files::Linked).then(|| draft.dir());
+    let target = Target { storage: &target, dir: linked_to };
+    let _locked = begin(target)?;
+    let invalid = |what| Error::Invalid { what };
+    let view = view::view(storage, Indexed::No, tell)?;
+    let view = view.ok_or_else(|| invalid("there is no store to copy any more"))?;
+    if let Some(segment) = view.quarantine.first_live(view.segments.oldest(), view.time_ms) {
+        let what = "it is in quarantine, and no copy would be whole";
+        return Err(Error::Corrupt { segment, offset: 0, what });
+    }
+    let tail = view.tail.ok_or_else(|| invalid("the store has no segment yet; open it first"))?;
+    let cut = Cut {
+        tail: tail.0,
+        offset: tail.1,
+        last: view.last,
+        time_ms: view.time_ms,
+        open: view.open.iter().map(|open| open.facts.token).collect(),
+    };
+    let source = Source {
+        storage: &**storage,
+        segments: &view.segments,
+        hash_key: &view.hash_key,
+        epoch: view.checkpoint.epoch,
+        sealed: view.checkpoint.sealed,
+    };
+    let copied = copy(source, target, cut, tell)?;
+    let backup = finish(target, &copied, &Mutex::new(()), tell)?;
+    draft.publish(dir).map_err(Error::io("give a copy its name"))?;
+    Ok(backup)
 }
 
 fn link(source: Source<'_>, target: Target<'_>, name: &str) -> Result<bool> {

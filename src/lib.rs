@@ -67,6 +67,7 @@ mod numbered;
 mod parallel;
 mod random;
 mod recovery;
+mod scan;
 mod scope;
 mod scrub;
 mod snapshot;
@@ -94,6 +95,7 @@ pub use engine::outcome::{
 pub use error::{Error, Result};
 pub use expiry::Expired;
 pub use future::{ClaimFuture, CompleteFuture, EndFuture, LookupFuture};
+pub use scan::{ClockCheck, Scan};
 pub use scope::{Fingerprint, OperationId, Scope, Token};
 pub use snapshot::{Entries, Entry, Snapshot, Totals};
 pub use stats::{Quarantined, Recovery, Stats};

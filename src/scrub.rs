@@ -62,9 +62,10 @@ impl Scrub {
             Ok(())
         };
         let sealed = subject.segments.sealed();
+        let mut room = Vec::new();
         for (number, summary) in &sealed {
             let Some(segment) = subject.segments.get(*number) else { continue };
-            match subject.live_segment(&segment, Some(summary), &paced) {
+            match subject.live_segment(&segment, Some(summary), &paced, &mut room) {
                 Ok(Some(found)) => self.keep(*number, found.damage),
                 Ok(None) => {}
                 Err(Error::Io { context: what, .. }) => {

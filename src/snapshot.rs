@@ -1,9 +1,12 @@
 //! A store as it was at one point of its log, looked at from outside. Changes nothing.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use crate::clock::Clock;
+use crate::backup::{self, Backup, Files};
+use crate::clock::{Clock, from_ms, to_ms};
 use crate::config::{Config, Progress};
 use crate::engine::admit::RETRY_AFTER_MAX;
 use crate::engine::outcome::{InProgress, Keyed, OrphanInfo, Status, Stored};
@@ -14,11 +17,12 @@ use crate::index::shard_of;
 use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
 use crate::log::segments::{self, Segment};
-use crate::recovery::view::{self, View};
+use crate::parallel::Threads;
+use crate::recovery::view::{self, Indexed, View};
 use crate::scope::{self, Encoded, Scope, Token};
 use crate::storage::{Owner, Storage};
 use crate::sync::Mutex;
-use crate::time::StoreTime;
+use crate::time::{Reading, StoreTime, open_bound_ms};
 use crate::verify::{self, Subject, Verification};
 
 /// A store at one point of its log, from [`Options::open_read_only`](crate::Options). It shows what
@@ -63,7 +67,9 @@ pub struct Snapshot {
     open: Vec<(u64, OpenClaim)>,
     owner: Owner,
     config: Config,
+    clock: Arc<dyn Clock>,
     time: StoreTime,
+    free_bytes: u64,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
 }
 
@@ -79,6 +85,16 @@ pub struct Totals {
     pub orphans: u64,
     /// Segments.
     pub segments: u64,
+    /// Bytes of disk that segments and their hint files take, up to the newest record.
+    pub disk_bytes: u64,
+    /// Bytes that the file system can still take.
+    pub free_bytes: u64,
+    /// Segments in quarantine: an alarm. See [`OnDamage::Quarantine`](crate::OnDamage).
+    pub quarantined_segments: u64,
+    /// When the oldest segment was begun, in store time; `None` where there is none.
+    pub oldest_at: Option<SystemTime>,
+    /// The newest store time on record; `None` where the store never held a record.
+    pub newest_at: Option<SystemTime>,
     /// Bytes of memory that the index of the snapshot takes.
     pub index_bytes: u64,
     /// How often the store had been opened.
@@ -127,10 +143,11 @@ impl Snapshot {
         storage: Arc<dyn Storage>,
         config: &Config,
         clock: Arc<dyn Clock>,
+        indexed: Indexed,
         progress: Arc<dyn Fn(Progress) + Send + Sync>,
     ) -> Result<Option<Snapshot>> {
         let (view, owner) = loop {
-            let Some(view) = view::view(&storage, &*progress)? else { return Ok(None) };
+            let Some(view) = view::view(&storage, indexed, &*progress)? else { return Ok(None) };
             // Asked afterwards, so that a claim of an owner who came meanwhile is not an orphan.
             let owner = storage.owner().map_err(Error::io("look at the lock"))?;
             // Every open has an epoch of its own. A view of before it would take a claim that an
@@ -143,9 +160,12 @@ impl Snapshot {
         let hash = |open: &OpenClaim| view.hash_key.hash(&open.facts.scope);
         let mut open: Vec<_> = view.open.iter().map(|open| (hash(open), open.clone())).collect();
         open.sort_by_key(|(hash, _)| *hash);
-        let time = StoreTime::resume(clock, config.ttl_ms(), view.time_ms);
+        let time = StoreTime::resume(Arc::clone(&clock), config.ttl_ms(), view.time_ms);
+        let free_bytes = storage.free_bytes().map_err(Error::io("look at the file system"))?;
         let config = config.clone();
-        Ok(Some(Snapshot { storage, view, open, owner, config, time, progress }))
+        let whole =
+            Snapshot { storage, view, open, owner, config, clock, time, free_bytes, progress };
+        Ok(Some(whole))
     }
 
     /// Whether somebody had the store open when the snapshot was taken.
@@ -215,11 +235,18 @@ impl Snapshot {
     pub fn totals(&self) -> Totals {
         let orphans = self.unresolved().len() as u64;
         let View { indexes, segments, report, last, .. } = &self.view;
+        let live = segments.live();
+        let quarantined = live.iter().filter(|segment| segments.is_quarantined(segment.number));
         Totals {
             responses: indexes.iter().map(|index| index.len()).sum(),
             in_flight: self.open.len() as u64 - orphans,
             orphans,
             segments: segments.count(),
+            disk_bytes: self.view.disk_bytes,
+            free_bytes: self.free_bytes,
+            quarantined_segments: quarantined.count() as u64,
+            oldest_at: live.first().map(|segment| from_ms(segment.header.created_ms)),
+            newest_at: (self.view.time_ms > 0).then(|| from_ms(self.view.time_ms)),
             index_bytes: indexes.iter().map(|index| index.bytes()).sum(),
             epoch: report.epoch,
             upto: (*last != Lsn::ZERO).then(|| Token::new(last.0)),
@@ -228,7 +255,8 @@ impl Snapshot {
     }
 
     /// Reads every byte that the snapshot shows, as [`Store::verify`](crate::Store::verify) does.
-    /// What seems damaged is read again, with what an owner has dropped or erased since left out.
+    /// A large store is read on all cores, with one segment in memory for each. What seems damaged
+    /// is read again, with what an owner has dropped or erased since left out.
     ///
     /// # Errors
     /// `Io` where a file that is there cannot be opened; whatever else is wrong is damage.
@@ -237,7 +265,7 @@ impl Snapshot {
         if found.is_clean() {
             return Ok(found);
         }
-        match view::view(&self.storage, &*self.progress) {
+        match view::view(&self.storage, Indexed::No, &*self.progress) {
             Ok(Some(now)) => {
                 let stays = self.verify_view(&now)?;
                 found.damage.retain(|damage| stays.damage.contains(damage));
@@ -249,6 +277,32 @@ impl Snapshot {
         }
     }
 
+    /// See [`Scan::backup`](crate::Scan::backup).
+    pub(crate) fn copy_to(&self, dir: &Path, files: Files) -> Result<Backup> {
+        backup::beside_an_owner(&self.storage, dir, files, &*self.progress)
+    }
+
+    /// The newest record that it shows, and the newest store time on record, in ms.
+    pub(crate) fn newest(&self) -> (Option<Token>, u64) {
+        let last = self.view.last;
+        ((last != Lsn::ZERO).then(|| Token::new(last.0)), self.view.time_ms)
+    }
+
+    /// What an open would make of the clock.
+    pub(crate) fn reading(&self) -> Reading {
+        self.time.read()
+    }
+
+    /// What the clock says, in ms.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        to_ms(self.clock.wall())
+    }
+
+    /// How long a stop it would believe, in ms.
+    pub(crate) fn stop_max_ms(&self) -> u64 {
+        open_bound_ms(self.config.ttl_ms())
+    }
+
     fn verify_view(&self, view: &View) -> Result<Verification> {
         let subject = Subject {
             storage: &*self.storage,
@@ -258,6 +312,7 @@ impl Snapshot {
             written: view.last,
             checkpoint: view.checkpoint,
             erasing: &Mutex::new(()),
+            threads: Threads::All,
             quarantine: &view.quarantine,
         };
         verify::verify(&subject, &*self.progress)
@@ -301,15 +356,13 @@ impl Snapshot {
 
     /// Whether the store no longer has a response here.
     fn is_gone(&self, hash: u64, location: Location) -> Result<bool> {
-        let now = match view::view(&self.storage, &*self.progress) {
+        let indexed = if self.view.indexes.is_empty() { Indexed::No } else { Indexed::Yes };
+        let now = match view::view(&self.storage, indexed, &*self.progress) {
             Ok(now) => now,
             Err(Error::Corrupt { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
-        Ok(now.is_some_and(|now| {
-            let candidates = now.indexes[shard_of(hash)].candidates(hash, now.segments.oldest());
-            candidates.iter().all(|candidate| candidate != location)
-        }))
+        Ok(now.is_some_and(|now| !now.names(hash, location)))
     }
 
     /// The places of the responses of a segment, in order; nothing where it is gone since.
@@ -329,9 +382,7 @@ impl Snapshot {
 
     /// The response that a hint names, where it is one that counts.
     fn entry_at(&self, hint: &Hint, location: Location) -> Result<Option<Entry>> {
-        let oldest = self.view.segments.oldest();
-        let candidates = self.view.indexes[shard_of(hint.hash)].candidates(hint.hash, oldest);
-        if candidates.iter().all(|candidate| candidate != location) {
+        if !self.view.names(hint.hash, location) {
             return Ok(None);
         }
         let Some(record) = self.read(hint.hash, location)? else { return Ok(None) };

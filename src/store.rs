@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 use crate::expiry::Expired;
 use crate::future::{ClaimFuture, LookupFuture, Waits};
 use crate::recovery::recover;
+use crate::recovery::view::Indexed;
+use crate::scan::Scan;
 use crate::scope::{Fingerprint, Scope};
 use crate::snapshot::Snapshot;
 use crate::stats::{Recovery, Stats};
@@ -812,12 +814,7 @@ impl Options {
             Create::IfMissing => {
                 DiskStorage::create(dir, appends).map_err(Error::io("create a directory"))?
             }
-            Create::Never => {
-                DiskStorage::existing(dir, appends).map_err(|error| match error.kind() {
-                    std::io::ErrorKind::NotFound => Error::Missing { dir: dir.to_owned() },
-                    _ => Error::io("open the directory")(error),
-                })?
-            }
+            Create::Never => return self.open_in(existing(dir, appends)?, dir),
         };
         self.open_in(Arc::new(storage), dir)
     }
@@ -859,12 +856,37 @@ impl Options {
     /// [`Options::open`], `Version`, `Invalid`, `Io`.
     pub fn open_read_only(self, dir: impl AsRef<Path>) -> Result<Snapshot> {
         let dir = dir.as_ref();
-        let storage = DiskStorage::existing(dir, Appends::Written);
-        let storage = storage.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::Missing { dir: dir.to_owned() },
-            _ => Error::io("open the directory")(error),
-        })?;
-        self.look_at(Arc::new(storage), dir)
+        self.look_at(existing(dir, Appends::Written)?, dir, Indexed::Yes)
+    }
+
+    /// Looks at the store in a directory as [`Options::open_read_only`] does, but without an index
+    /// of its responses, so that the memory which it takes does not grow with their number: for
+    /// whoever lists, verifies or copies a store. See [`Scan`].
+    ///
+    /// ```
+    /// # use oncelog::Store;
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path().join("store"))?;
+    /// let scan = Store::options().scan_read_only(dir.path().join("store"))?;
+    /// assert!(scan.verify()?.is_clean());
+    /// assert_eq!(scan.entries().count(), 0);
+    /// scan.backup(dir.path().join("backup"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Options::open_read_only`].
+    pub fn scan_read_only(self, dir: impl AsRef<Path>) -> Result<Scan> {
+        let dir = dir.as_ref();
+        self.look_at(existing(dir, Appends::Written)?, dir, Indexed::No).map(Scan::new)
+    }
+
+    /// [`Options::scan_read_only`] of another [`Storage`], such as a simulated disk.
+    ///
+    /// # Errors
+    /// As [`Options::open_read_only`].
+    pub fn scan_read_only_on(self, storage: Arc<dyn Storage>) -> Result<Scan> {
+        self.look_at(storage, Path::new("the storage"), Indexed::No).map(Scan::new)
     }
 
     /// [`Options::open_read_only`] of another [`Storage`], such as a simulated disk.
@@ -872,12 +894,12 @@ impl Options {
     /// # Errors
     /// As [`Options::open_read_only`].
     pub fn open_read_only_on(self, storage: Arc<dyn Storage>) -> Result<Snapshot> {
-        self.look_at(storage, Path::new("the storage"))
+        self.look_at(storage, Path::new("the storage"), Indexed::Yes)
     }
 
-    fn look_at(self, storage: Arc<dyn Storage>, dir: &Path) -> Result<Snapshot> {
+    fn look_at(self, storage: Arc<dyn Storage>, dir: &Path, indexed: Indexed) -> Result<Snapshot> {
         self.config.check()?;
-        let snapshot = Snapshot::take(storage, &self.config, self.clock, self.progress)?;
+        let snapshot = Snapshot::take(storage, &self.config, self.clock, indexed, self.progress)?;
         snapshot.ok_or_else(|| Error::Missing { dir: dir.to_owned() })
     }
 
@@ -918,6 +940,15 @@ impl Options {
         let directory = Mutex::new(Some(directory));
         Ok(Store(Arc::new(Handle { engine, workers, directory, progress: self.progress })))
     }
+}
+
+/// The directory, which must be there.
+fn existing(dir: &Path, appends: Appends) -> Result<Arc<dyn Storage>> {
+    let storage = DiskStorage::existing(dir, appends).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::Missing { dir: dir.to_owned() },
+        _ => Error::io("open the directory")(error),
+    })?;
+    Ok(Arc::new(storage))
 }
 
 impl fmt::Debug for Options {

@@ -17,8 +17,9 @@ use crate::format::superblock::{self, Superblock};
 use crate::location::{Location, Lsn};
 use crate::log::checkpoints;
 use crate::log::segments::{Segment, Segments};
-use crate::log::walk::{Bad, Pace, UNPACED, Walk, read_readable, walk};
+use crate::log::walk::{Bad, Pace, UNPACED, Walk, read_into, read_readable, walk};
 use crate::log::{hint_name, segment_name};
+use crate::parallel::{self, Threads};
 use crate::recovery::SUPER;
 use crate::recovery::quarantine::{self, Quarantine};
 use crate::scope::HashKey;
@@ -72,7 +73,16 @@ pub(crate) struct Subject<'a> {
     pub(crate) quarantine: &'a Quarantine,
     /// Who erases records holds it.
     pub(crate) erasing: &'a Mutex<()>,
+    /// Callers of a store that is in use want the other cores.
+    pub(crate) threads: Threads,
 }
+
+/// Less than this is read before threads are worth their start.
+const WORTH_THREADS_BYTES: u64 = 16 << 20;
+/// So many segments are given to threads at a time; between, the caller is told of the progress.
+const BATCH: usize = 8;
+/// The device reads so many segments ahead of those that are checked.
+const AHEAD: usize = 2;
 
 /// Verifies SUPER and the log.
 ///
@@ -214,20 +224,46 @@ impl Subject<'_> {
         let live = self.segments.live();
         // Read after the list: what was sealed in between is expected to end with its SEAL.
         let sealed = self.segments.sealed();
+        let bytes: u64 = live.iter().map(|segment| segment.bytes).sum();
+        let (threads, batch) = match self.threads {
+            Threads::All if bytes >= WORTH_THREADS_BYTES => (Threads::All, BATCH),
+            _ => (Threads::One, 1),
+        };
+        // LOCK: rooms (a leaf). Fresh memory costs the system as much as the checks take.
+        let rooms = Mutex::new(Vec::new());
         let total = live.len() as u64;
-        for (segment, done) in live.iter().zip(0..) {
-            tell(Progress { phase: Phase::Verifying, done, total });
-            let summary = sealed.iter().find(|(number, _)| *number == segment.number);
-            let summary = summary.map(|(_, summary)| summary);
-            if let Some(part) = self.live_segment(segment, summary, UNPACED)? {
-                found.add(part);
+        live.iter().take(AHEAD).for_each(|segment| self.read_ahead(segment));
+        for (batch, first) in live.chunks(batch).zip((0..).step_by(batch)) {
+            tell(Progress { phase: Phase::Verifying, done: first as u64, total });
+            let parts = parallel::for_each(batch.len(), threads, |at| {
+                let segment = &batch[at];
+                live.iter().skip(first + at + AHEAD).take(1).for_each(|next| self.read_ahead(next));
+                let summary = sealed.iter().find(|(number, _)| *number == segment.number);
+                let summary = summary.map(|(_, summary)| summary);
+                let mut room = rooms.lock().pop().unwrap_or_default();
+                let part = self.live_segment(segment, summary, UNPACED, &mut room);
+                rooms.lock().push(room);
+                part
+            });
+            for part in parts {
+                if let Some(part) = part? {
+                    found.add(part);
+                }
             }
         }
         tell(Progress { phase: Phase::Verifying, done: total, total });
         Ok(())
     }
 
-    /// Verifies a segment; `None` where it was dropped since the caller learned of it.
+    /// Lets the device begin; what is wrong with the file is found when it is read.
+    fn read_ahead(&self, segment: &Segment) {
+        if let Ok(Some(file)) = self.open(&segment_name(segment.number)) {
+            file.will_read(0..segment.bytes);
+        }
+    }
+
+    /// Verifies a segment, which is read into `room`; `None` where it was dropped since the caller
+    /// learned of it.
     ///
     /// # Errors
     /// `Io` where a file that is there cannot be opened; what `pace` answers.
@@ -236,8 +272,9 @@ impl Subject<'_> {
         segment: &Segment,
         sealed: Option<&Summary>,
         pace: Pace<'_>,
+        room: &mut Vec<u8>,
     ) -> Result<Option<Verification>> {
-        match self.segment(segment, sealed, pace) {
+        match self.segment(segment, sealed, pace, room) {
             Ok(part) if part.is_clean() => Ok(Some(part)),
             _ if segment.number < self.segments.oldest() => Ok(None),
             found => found.map(Some),
@@ -249,6 +286,7 @@ impl Subject<'_> {
         segment: &Segment,
         sealed: Option<&Summary>,
         pace: Pace<'_>,
+        room: &mut Vec<u8>,
     ) -> Result<Verification> {
         let mut found = Verification::default();
         let number = segment.number;
@@ -266,8 +304,9 @@ impl Subject<'_> {
             return Ok(found);
         }
         let len = usize::try_from(segment.bytes).expect("a segment is at most 64 MiB");
-        let (mut bytes, unread) = read_readable(&*file, len, pace)?;
-        found.note_all(number, &unread);
+        room.resize(len, 0);
+        let bytes = &mut room[..len];
+        found.note_all(number, &read_into(&*file, bytes, pace)?);
         let expected = segment.header.encode();
         let copy_bytes = expected.len() / 2;
         let copies = bytes.chunks(copy_bytes).zip(expected.chunks(copy_bytes));
@@ -279,8 +318,7 @@ impl Subject<'_> {
         }
         let upto = if sealed.is_some() { Lsn::HIGHEST } else { self.written };
         let erasing = Some(self.erasing);
-        let walk = walk(&*file, &segment.header, &mut bytes, upto, self.hash_key, erasing);
-        drop(bytes);
+        let walk = walk(&*file, &segment.header, bytes, upto, self.hash_key, erasing);
         found.note_all(number, &walk.bad);
         (found.records, found.bytes) = (walk.records, walk.end);
         if let Some(sealed) = sealed

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::expiry::{self, Expired};
 use crate::log::number_of;
 use crate::log::writer::Helpers;
+use crate::parallel::Threads;
 use crate::recovery::quarantine;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, thread};
@@ -356,6 +357,7 @@ pub(crate) fn backup(
             segments: &engine.log.segments,
             hash_key: &engine.hash_key,
             epoch: engine.log.checkpointed().epoch,
+            sealed: cut.tail.segment - 1,
         };
         backup::copy(source, target, cut, tell).map_err(or_closed)?
     };
@@ -382,6 +384,7 @@ fn subject(engine: &Engine) -> Subject<'_> {
         checkpoint: engine.log.checkpointed(),
         quarantine: &engine.quarantine,
         erasing: &engine.expiring,
+        threads: Threads::One,
     }
 }
 

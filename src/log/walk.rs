@@ -37,13 +37,19 @@ pub(crate) type Pace<'a> = &'a dyn Fn(u64) -> Result<()>;
 /// As fast as can be.
 pub(crate) const UNPACED: Pace<'static> = &|_| Ok(());
 
-/// Reads `len` bytes of a file. What cannot be read is zeros, and is noted.
+/// Reads `len` bytes of a file, as [`read_into`] does.
 pub(crate) fn read_readable(
     file: &dyn File,
     len: usize,
     pace: Pace<'_>,
 ) -> Result<(Vec<u8>, Vec<Bad>)> {
     let mut bytes = vec![0; len];
+    let unread = read_into(file, &mut bytes, pace)?;
+    Ok((bytes, unread))
+}
+
+/// Fills `bytes` from the beginning of a file. What cannot be read is zeros, and is noted.
+pub(crate) fn read_into(file: &dyn File, bytes: &mut [u8], pace: Pace<'_>) -> Result<Vec<Bad>> {
     let mut unread: Vec<Bad> = Vec::new();
     let mut unread_end = None;
     for (piece, start) in bytes.chunks_mut(PIECE_BYTES).zip((0_u64..).step_by(PIECE_BYTES)) {
@@ -62,7 +68,7 @@ pub(crate) fn read_readable(
             unread_end = Some(at + page.len() as u64);
         }
     }
-    Ok((bytes, unread))
+    Ok(unread)
 }
 
 /// What the good records of a segment add up to.

@@ -7,14 +7,16 @@
 //! be missing. A file can be gone that CHECKPOINT named. Neither is there at the next look, which
 //! begins later; damage is.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::Hints;
+use crate::format::segment::SegmentHeader;
 use crate::format::superblock::Superblock;
-use crate::index::Index;
-use crate::location::Lsn;
+use crate::index::{Index, shard_of};
+use crate::location::{Location, Lsn};
 use crate::log::OpenClaim;
 use crate::log::checkpoints::{self, Checkpoints};
 use crate::log::number_of;
@@ -31,13 +33,28 @@ const AGREEING: usize = 3;
 /// An owner who is never caught at rest in so many looks is none.
 const LOOKS_MAX: usize = 100;
 
+/// Whether a look makes an index of the responses, which takes memory for each of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Indexed {
+    Yes,
+    No,
+}
+
 /// A store as it was at one LSN.
 pub(crate) struct View {
     pub(crate) superblock: Superblock,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) hash_key: HashKey,
     pub(crate) segments: Segments,
+    /// Empty without an index.
     pub(crate) indexes: Vec<Index>,
+    /// What FORGETs of segments that are not sealed name.
+    pub(crate) forgotten: BTreeSet<Location>,
+    /// The segment in which the log ends, and the first byte behind its last record; `None` before
+    /// the first segment.
+    pub(crate) tail: Option<(SegmentHeader, u64)>,
+    /// What the segments and their hint files take of the disk, prepared blocks apart.
+    pub(crate) disk_bytes: u64,
     /// In the order of their tokens.
     pub(crate) open: Vec<OpenClaim>,
     pub(crate) last: Lsn,
@@ -45,6 +62,19 @@ pub(crate) struct View {
     pub(crate) time_ms: u64,
     pub(crate) report: Recovery,
     pub(crate) quarantine: Quarantine,
+}
+
+impl View {
+    /// Whether the response at `location` is one that counts.
+    pub(crate) fn names(&self, hash: u64, location: Location) -> bool {
+        let oldest = self.segments.oldest();
+        if self.indexes.is_empty() {
+            // A response that another took the place of had expired before.
+            return location.segment() >= oldest && !self.forgotten.contains(&location);
+        }
+        let candidates = self.indexes[shard_of(hash)].candidates(hash, oldest);
+        candidates.iter().any(|candidate| candidate == location)
+    }
 }
 
 /// What one look found that the next may not.
@@ -62,10 +92,14 @@ enum Passing {
 }
 
 /// Looks at the store in `storage`; `None` where there is none.
-pub(crate) fn view(storage: &Arc<dyn Storage>, tell: Tell<'_>) -> Result<Option<View>> {
+pub(crate) fn view(
+    storage: &Arc<dyn Storage>,
+    indexed: Indexed,
+    tell: Tell<'_>,
+) -> Result<Option<View>> {
     let (mut seen, mut agreeing) = (None, 0);
     for _ in 0..LOOKS_MAX {
-        let looked = look(storage, tell);
+        let looked = look(storage, indexed, tell);
         let passing = match &looked {
             Ok(None) => return Ok(None),
             Ok(Some((_, forgotten))) => forgotten.map(Passing::Forgotten),
@@ -108,7 +142,11 @@ fn passing(error: &Error) -> Option<Passing> {
 }
 
 /// One look, and a claim that may not be open, where there is one.
-fn look(storage: &Arc<dyn Storage>, tell: Tell<'_>) -> Result<Option<(View, Option<Token>)>> {
+fn look(
+    storage: &Arc<dyn Storage>,
+    indexed: Indexed,
+    tell: Tell<'_>,
+) -> Result<Option<(View, Option<Token>)>> {
     let names = storage.list().map_err(Error::io("list the directory"))?;
     let has = |name: &str| names.iter().any(|other| other == name);
     let has_segments = names.iter().any(|name| number_of(name, ".seg").is_some());
@@ -135,14 +173,21 @@ fn look(storage: &Arc<dyn Storage>, tell: Tell<'_>) -> Result<Option<(View, Opti
     survey.load(tell)?;
     survey.scan(tell)?;
     survey.put_salvaged();
-    let indexes = survey.fill(0)?;
+    let indexes = match indexed {
+        Indexed::Yes => survey.fill(0)?,
+        Indexed::No => Vec::new(),
+    };
     let mut open: Vec<OpenClaim> = survey.replay.open.values().cloned().collect();
     open.sort_by_key(|open| open.facts.token);
-    let forgotten = open.iter().find(|open| {
+    let in_doubt = open.iter().find(|open| {
         let hash = hash_key.hash(&open.facts.scope);
         survey.replay.forgotten.iter().any(|(forgotten, _)| *forgotten == hash)
     });
-    let forgotten = forgotten.map(|open| open.facts.token);
+    let in_doubt = in_doubt.map(|open| open.facts.token);
+    let forgotten = survey.replay.forgotten.iter().map(|(_, location)| *location).collect();
+    let tail = survey.scanned.last().map(|scanned| (scanned.header, scanned.scan.offset));
+    let scanned_bytes: u64 = survey.scanned.iter().map(|scanned| scanned.scan.offset).sum();
+    let disk_bytes = survey.segments.disk_bytes() + scanned_bytes;
     for scanned in std::mem::take(&mut survey.scanned) {
         let mut entries = scanned.hints;
         entries.sort_unstable();
@@ -161,11 +206,14 @@ fn look(storage: &Arc<dyn Storage>, tell: Tell<'_>) -> Result<Option<(View, Opti
         hash_key,
         segments,
         indexes,
+        forgotten,
+        tail,
+        disk_bytes,
         open,
         last,
         time_ms,
         report,
         quarantine,
     };
-    Ok(Some((view, forgotten)))
+    Ok(Some((view, in_doubt)))
 }

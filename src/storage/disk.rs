@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::num::NonZero;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::storage::{Access, File, Owner, Storage, lock, media};
@@ -91,6 +92,34 @@ impl DiskStorage {
         fs::rename(&draft.dir, dir)?;
         sync_parent(dir)?;
         Self::existing(dir, Appends::Written)
+    }
+
+    /// A new directory beside `dir`, of its name with `.tmp` behind it, for what is to stand there
+    /// once it is whole.
+    pub(crate) fn draft(dir: &Path) -> io::Result<DiskStorage> {
+        let mut draft = dir.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        draft.push(".tmp");
+        let draft = dir.with_file_name(draft);
+        fs::DirBuilder::new().mode(DIR_MODE).create(&draft)?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(DIR_MODE))?;
+        Self::existing(&draft, Appends::Written)
+    }
+
+    /// Gives this directory the name `dir`, durably, where an empty directory or none is.
+    #[expect(clippy::disallowed_methods, reason = "files live in storage/")]
+    pub(crate) fn publish(&self, dir: &Path) -> io::Result<()> {
+        fs::rename(&self.dir, dir)?;
+        sync_parent(dir)
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Removes this directory and all files in it.
+    pub(crate) fn discard(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.dir)
     }
 
     /// The directory, which must exist.
@@ -387,6 +416,12 @@ impl File for DiskFile {
             self.ahead.lock().fill(range);
         }
         Ok(())
+    }
+
+    fn will_read(&self, range: Range<u64>) {
+        let len = NonZero::new(range.end - range.start);
+        // Whoever reads it without that is only slower.
+        rustix::fs::fadvise(&self.file, range.start, len, Advice::WillNeed).ok();
     }
 
     fn ready(&self, offset: u64) {

@@ -170,6 +170,12 @@ pub trait File: fmt::Debug + Send + Sync + 'static {
         let _ = offset;
     }
 
+    /// Says that `range` is going to be read from front to back, so that the device can begin. Best
+    /// effort.
+    fn will_read(&self, range: Range<u64>) {
+        let _ = range;
+    }
+
     /// Gives the blocks of `range` back; it reads as zeros afterwards. Best effort.
     ///
     /// # Errors

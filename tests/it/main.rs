@@ -24,6 +24,7 @@ mod mutations;
 mod quarantine;
 mod recovery_edges;
 mod restart;
+mod scan;
 mod scrub;
 mod smoke;
 mod snapshot;

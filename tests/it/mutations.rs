@@ -293,7 +293,7 @@ fn copy_crate(to: &Path) {
     copy_tree(&root.join("tests/sim"), &to.join("tests/sim"));
     copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
     fs::create_dir_all(to.join("tests/it/contract")).unwrap();
-    for name in ["quarantine.rs", "contract/support.rs"] {
+    for name in ["quarantine/mod.rs", "contract/support.rs"] {
         fs::copy(root.join("tests/it").join(name), to.join("tests/it").join(name)).unwrap();
     }
     fs::write(to.join("tests/it/contract/mod.rs"), "pub(crate) mod support;\n").unwrap();

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use oncelog::storage::{Access, File, Owner, Storage as _};
 use oncelog::{
-    Background, Claim, Create, Durability, Error, ManualClock, Options, OrphanCause, Snapshot,
-    Status, Store,
+    Background, Claim, Create, Durability, Entries, Error, ManualClock, Options, OrphanCause,
+    Snapshot, Status, Store,
 };
 
 use crate::contract::support::{World, body, claim, granted, kind, run, scope, start};
@@ -57,9 +57,9 @@ fn told(status: &Status) -> String {
 }
 
 /// Every entry, by key; an error is one that the test fails for.
-fn listed(snapshot: &Snapshot) -> BTreeMap<String, String> {
+fn listed(entries: Entries<'_>) -> BTreeMap<String, String> {
     let mut listed = BTreeMap::new();
-    for entry in snapshot.entries() {
+    for entry in entries {
         let entry = entry.unwrap();
         let twice = listed.insert(entry.scope().key.to_owned(), told(entry.status()));
         assert!(twice.is_none(), "{entry:?} comes twice");
@@ -88,7 +88,9 @@ fn compare(disk: &SimDisk, clock: &ManualClock, durability: Durability, label: &
         (looked, opened) => panic!("{label}: {looked:?}, but {opened:?}"),
     };
     assert_eq!(snapshot.owner(), Owner::Gone, "{label}");
-    let mut listed = listed(&snapshot);
+    let mut listed = listed(snapshot.entries());
+    let scan = model::options(clock, durability).scan_read_only_on(Arc::new(disk.clone())).unwrap();
+    assert_eq!(self::listed(scan.entries()), listed, "{label}: the list without an index");
     let mut shown = 0;
     for key in 0..12 {
         let seen = with_scope(key, |scope| snapshot.lookup(scope)).unwrap();
@@ -193,15 +195,15 @@ fn what_was_dropped_or_forgotten_since_is_absent_and_no_damage() {
     run(&store, "forgotten", b"201 created");
     assert!(store.stats().segments > 2);
     let before = look(&world);
-    assert_eq!(listed(&before).len(), 301);
+    assert_eq!(listed(before.entries()).len(), 301);
     assert!(store.forget(scope("forgotten")).unwrap());
     assert_eq!(state(&before, "forgotten"), "free");
-    assert_eq!(listed(&before).len(), 300);
+    assert_eq!(listed(before.entries()).len(), 300);
     assert!(before.verify().unwrap().is_clean());
     world.clock.advance(crate::contract::support::TTL + crate::contract::support::BUCKET);
     assert!(store.expire().unwrap().segments > 2);
     assert_eq!(state(&before, "old-0"), "free");
-    assert_eq!(listed(&before).len(), 0);
+    assert_eq!(listed(before.entries()).len(), 0);
     assert!(before.verify().unwrap().is_clean());
     // One whose own clock did not move finds the files gone.
     let still = World { clock: ManualClock::at(start()), ..world.clone() };
@@ -221,7 +223,7 @@ fn a_segment_that_is_gone_is_absent_to_a_snapshot_whose_clock_stands_still() {
     store.expire().unwrap();
     let left = (0..300).filter(|number| state(&before, &format!("old-{number}")) != "free");
     assert_eq!(left.count(), 0);
-    assert_eq!(listed(&before).len(), 0);
+    assert_eq!(listed(before.entries()).len(), 0);
     assert!(before.verify().unwrap().is_clean());
 }
 
@@ -298,7 +300,7 @@ fn a_look_leaves_no_trace_in_the_directory() {
     }
     let before = trace_of(dir.path());
     let snapshot = options().open_read_only(dir.path()).unwrap();
-    assert_eq!((snapshot.owner(), listed(&snapshot).len()), (Owner::Gone, 301));
+    assert_eq!((snapshot.owner(), listed(snapshot.entries()).len()), (Owner::Gone, 301));
     assert!(snapshot.verify().unwrap().is_clean());
     assert_eq!(trace_of(dir.path()), before);
     options().open(dir.path()).unwrap().close().unwrap();
@@ -492,6 +494,10 @@ fn beside_an_owner(durability: Durability) {
                     entry.unwrap_or_else(|error| panic!("look {looks}: {error}"));
                     found += 1;
                 }
+                let scan = options().scan_read_only(dir.path()).unwrap();
+                for entry in scan.entries() {
+                    entry.unwrap_or_else(|error| panic!("scan {looks}: {error}"));
+                }
                 let totals = snapshot.totals();
                 assert!(found <= totals.responses + totals.in_flight, "{found} {totals:?}");
                 let verified = snapshot.verify().unwrap();
@@ -606,7 +612,7 @@ fn a_page_read_before_its_record_was_written_is_read_again() {
     let mut bytes = world.disk.read(name).unwrap();
     bytes[12_288..16_384].fill(0);
     let snapshot = look_after(&world, name, bytes.clone());
-    assert_eq!(listed(&snapshot).len(), 20);
+    assert_eq!(listed(snapshot.entries()).len(), 20);
     // What stays as it is was not a matter of time.
     world.disk.write(name, &bytes);
     let looked = world.options().open_read_only_on(Arc::new(world.disk.clone()));
@@ -625,7 +631,7 @@ fn a_checkpoint_read_before_its_segments_were_dropped_is_read_again() {
     store.expire().unwrap();
     run(&store, "new", b"201 created");
     let snapshot = look_after(&world, "CHECKPOINT", before);
-    assert_eq!(listed(&snapshot).into_keys().collect::<Vec<_>>(), ["new"]);
+    assert_eq!(listed(snapshot.entries()).into_keys().collect::<Vec<_>>(), ["new"]);
 }
 
 #[test]
