@@ -292,10 +292,10 @@ fn copy_crate(to: &Path) {
     copy_tree(&root.join("src"), &to.join("src"));
     copy_tree(&root.join("tests/sim"), &to.join("tests/sim"));
     copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
+    copy_tree(&root.join("tests/it/quarantine"), &to.join("tests/it/quarantine"));
     fs::create_dir_all(to.join("tests/it/contract")).unwrap();
-    for name in ["quarantine/mod.rs", "contract/support.rs"] {
-        fs::copy(root.join("tests/it").join(name), to.join("tests/it").join(name)).unwrap();
-    }
+    let name = "tests/it/contract/support.rs";
+    fs::copy(root.join(name), to.join(name)).unwrap();
     fs::write(to.join("tests/it/contract/mod.rs"), "pub(crate) mod support;\n").unwrap();
     let main = "mod contract;\nmod quarantine;\nmod support;\n";
     fs::write(to.join("tests/it/main.rs"), main).unwrap();
