@@ -137,6 +137,8 @@ const FLIP_FAULTS: &[Fault] = &[
 fn copy_crate(to: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy_tree(&root.join("src"), &to.join("src"));
+    // The tool has dependencies of its own, and no part in this.
+    fs::remove_dir_all(to.join("src/bin")).unwrap();
     copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
     for name in ["crash.rs", "flips.rs"] {
         fs::copy(root.join("tests/it").join(name), to.join("tests/it").join(name)).unwrap();

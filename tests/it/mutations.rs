@@ -290,6 +290,8 @@ const FAULTS: &[(&[&str], Fault)] = &[
 fn copy_crate(to: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy_tree(&root.join("src"), &to.join("src"));
+    // The tool has dependencies of its own, and no part in this.
+    fs::remove_dir_all(to.join("src/bin")).unwrap();
     copy_tree(&root.join("tests/sim"), &to.join("tests/sim"));
     copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
     copy_tree(&root.join("tests/it/quarantine"), &to.join("tests/it/quarantine"));

