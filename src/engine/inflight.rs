@@ -167,6 +167,61 @@ impl Inflight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Facts;
+    use crate::scope::{Fingerprint, OperationId, Scope};
+
+    fn entry(token: u64) -> Entry {
+        let key = format!("key-{token}");
+        let scope = Scope { organization: "", method: "POST", path: "/", key: &key };
+        let facts = Facts {
+            scope: scope.encode(),
+            fingerprint: Fingerprint::of(b""),
+            operation: OperationId::from_hash([7; 16]),
+            token: Token::new(token),
+            attempt: 1,
+            claimed_ms: 5,
+            attempted_ms: 5,
+            cause: Ended::No,
+        };
+        Entry {
+            open: OpenClaim { facts: Arc::new(facts), ended: Ended::No, checkpoint: None },
+            state: State::Open,
+            deadline: Duration::MAX,
+            permit: true,
+            replaced: None,
+            alive_ms: 0,
+            progress: Lsn::ZERO,
+        }
+    }
+
+    #[test]
+    fn scopes_with_one_hash_are_kept_apart_in_whatever_order_they_end() {
+        for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+            let mut inflight = Inflight::default();
+            (1..=3).for_each(|token| inflight.insert(7, entry(token)));
+            inflight.insert(9, entry(4));
+            assert!(inflight.remove(7, Token::new(4)).is_none(), "it has another hash");
+            assert!(inflight.remove(8, Token::new(1)).is_none(), "it has another hash");
+            for (nth, token) in order.into_iter().enumerate() {
+                let removed = inflight.remove(7, Token::new(token)).unwrap();
+                assert_eq!(removed.token(), Token::new(token));
+                assert!(inflight.remove(7, Token::new(token)).is_none(), "twice");
+                for &left in &order[nth + 1..] {
+                    let scope = &entry(left).open.facts.scope;
+                    assert_eq!(inflight.find(7, scope).unwrap().token(), Token::new(left));
+                    assert!(inflight.current(7, Token::new(left)).is_some());
+                }
+                assert_eq!(inflight.iter_mut().count(), 3 - nth);
+                // Whoever was chosen and goes away passes the wake-up on once none of them is left.
+                let [first, second] = [(); 2].map(|()| Arc::<Signal>::default());
+                inflight.wait(7, Arc::clone(&first));
+                inflight.wait(7, second);
+                assert!(Arc::ptr_eq(&inflight.next_waiting(7).unwrap(), &first));
+                assert_eq!(inflight.leave(7, &first).is_some(), nth == 2);
+                inflight.all_waiting(7);
+            }
+        }
+    }
 
     #[test]
     fn whoever_leaves_between_being_chosen_and_being_woken_passes_the_wake_up_on() {

@@ -490,3 +490,6 @@ impl Engine {
         stats
     }
 }
+
+#[cfg(test)]
+mod tests;

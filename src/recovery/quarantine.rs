@@ -146,3 +146,23 @@ pub(crate) fn put_aside(storage: &dyn Storage, name: &str) -> io::Result<()> {
         renamed => renamed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_is_named_or_over_puts_the_end_of_no_attempt_in_doubt() {
+        let token = Token::new(Lsn::first_of(3).0);
+        let lost = Entry { segment: 1, until_ms: 100, epoch: 4, loss: Loss::Unnamed };
+        let in_doubt = |entry: Entry, now_ms: u64| {
+            let mut quarantine = Quarantine::default();
+            quarantine.insert(entry);
+            quarantine.may_have_ended(token, now_ms)
+        };
+        assert!(in_doubt(lost, 99));
+        assert!(!in_doubt(lost, 100), "it is over");
+        assert!(!in_doubt(Entry { epoch: 3, ..lost }, 99), "the attempt began later");
+        assert!(!in_doubt(Entry { loss: Loss::Named, ..lost }, 99), "all of it is known");
+    }
+}

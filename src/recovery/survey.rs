@@ -143,7 +143,7 @@ impl<'a> Survey<'a> {
     /// Loads every sealed segment, by its hints where they are sound.
     pub(in crate::recovery) fn load(&mut self, tell: Tell<'_>) -> Result<()> {
         let Checkpoint { oldest, sealed, tail, .. } = self.checkpoint;
-        if oldest == 0 || sealed > tail || (tail != 0 && oldest > tail) {
+        if tail != 0 && oldest > tail {
             let what = "CHECKPOINT contradicts itself";
             return Err(Error::Corrupt { segment: 0, offset: 0, what });
         }
@@ -476,9 +476,9 @@ impl<'a> Survey<'a> {
         &mut self,
         later: &[(Arc<dyn File>, SegmentHeader)],
     ) -> Result<Verdict> {
-        let Some(Scanned { header, bytes, scan, .. }) = self.scanned.last() else {
-            return Ok(Verdict::Ended);
-        };
+        let scanned = self.scanned.last();
+        let Scanned { header, bytes, scan, .. } =
+            scanned.expect("a segment is scanned, then judged");
         // Behind a CLEAN comes a later epoch. What is of its own was cut before it was written, by
         // zeros that the disk may not have if their sync failed.
         let least = match scan.last {

@@ -441,6 +441,8 @@ enum Fault {
     NoCarry,
     /// CHECKPOINT stays as it was at the beginning.
     NoCheckpoint,
+    /// Bytes that nobody wrote stand behind the last record of the backup.
+    BytesBehind,
 }
 
 impl Intercept for Fault {
@@ -467,6 +469,16 @@ impl Intercept for Fault {
         };
         let kept = u64::saturating_sub(forgotten_from, offset).min(bytes.len() as u64);
         target.file.write_at(offset, &bytes[..kept as usize])
+    }
+
+    fn sync(&self, target: Target<'_>) -> io::Result<()> {
+        if *self == Fault::BytesBehind && target.name.ends_with("2.seg") {
+            let mut bytes = vec![0; target.file.size()? as usize];
+            target.file.read_at(0, &mut bytes)?;
+            let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+            target.file.write_at(end.next_multiple_of(16) as u64, &[0xa5; 16])?;
+        }
+        target.file.sync()
     }
 }
 
@@ -502,7 +514,7 @@ fn a_backup_finds_what_went_wrong_with_its_links() {
 
 #[test]
 fn a_backup_finds_what_did_not_reach_its_directory() {
-    for fault in [Fault::NoCarry, Fault::NoCheckpoint] {
+    for fault in [Fault::NoCarry, Fault::NoCheckpoint, Fault::BytesBehind] {
         let world = World::new();
         let store = world.open();
         granted(claim(&store, "open")).save_checkpoint(b"half way").unwrap();

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use oncelog::{Error, Store};
+use oncelog::{Create, Error, OnDamage, Store};
 
 use crate::contract::support::{
     BUCKET, DAY, SEGMENT_BYTES, TTL, World, claim, granted, kind, run, scope, start,
 };
 use crate::support::disk::{SimDisk, Survival};
-use crate::support::files::{checksum, reseal, reseal_record};
+use crate::support::files::{checksum, reseal, reseal_record, segment_file};
 
 const FIRST_SEGMENT: &str = "0000000000000001.seg";
 /// Bytes of each of the two slots of CHECKPOINT, and of each of the two headers of a segment.
@@ -37,6 +37,138 @@ fn store_id(disk: &SimDisk) -> [u8; 16] {
 
 fn put(bytes: &mut [u8], at: usize, field: u64) {
     bytes[at..at + 8].copy_from_slice(&field.to_le_bytes());
+}
+
+/// Puts other fields into both slots of CHECKPOINT: where each is, and what it says.
+fn forge_checkpoint(disk: &SimDisk, fields: &[(usize, u64)]) {
+    let seed = checksum(0, &store_id(disk));
+    let mut bytes = disk.read("CHECKPOINT").unwrap();
+    for slot in bytes.chunks_mut(COPY_BYTES) {
+        fields.iter().for_each(|&(at, field)| put(slot, at, field));
+        reseal(slot, 12, seed, 16..72);
+    }
+    disk.write("CHECKPOINT", &bytes);
+}
+
+/// What an open finds to be corrupt.
+fn corruption(world: &World) -> &'static str {
+    match try_open(world, &world.disk) {
+        Err(Error::Corrupt { what, .. }) => what,
+        opened => panic!("not corrupt: {opened:?}"),
+    }
+}
+
+#[test]
+fn a_directory_of_foreign_files_is_missing_to_whoever_may_create_nothing() {
+    let world = World::new();
+    world.disk.write("lost+found", b"not ours");
+    let options = world.options().create(Create::Never);
+    let opened = options.open_on(Arc::new(world.disk.clone()));
+    assert!(matches!(opened, Err(Error::Missing { .. })), "{opened:?}");
+    assert_eq!(world.disk.names(), ["lost+found"]);
+}
+
+#[test]
+fn a_response_bound_for_which_the_segments_on_disk_are_too_small_is_refused() {
+    let world = World::new();
+    world.open().close().unwrap();
+    // What is said of segments counts for a new store.
+    let with = |bytes: u64| {
+        let bytes = u32::try_from(bytes).unwrap();
+        let options = world.options().segment_bytes(1 << 24).response_bytes_max(bytes);
+        options.open_on(Arc::new(world.disk.clone()))
+    };
+    let fits = SEGMENT_BYTES / 4 - 8 * 1024;
+    let opened = with(fits + 1);
+    assert!(matches!(opened, Err(Error::Invalid { .. })), "{opened:?}");
+    assert!(with(fits).is_ok());
+}
+
+#[test]
+fn a_segment_size_that_no_store_can_have_is_corrupt() {
+    let world = World::new();
+    world.open().close().unwrap();
+    let sound = world.disk.read("SUPER").unwrap();
+    for bytes in [0, SEGMENT_BYTES - 16, (64 << 20) + 16, u64::MAX] {
+        let mut forged = sound.clone();
+        for copy in forged.chunks_mut(COPY_BYTES) {
+            put(copy, 48, bytes);
+            reseal(copy, 12, 0, 16..56);
+        }
+        world.disk.write("SUPER", &forged);
+        assert_eq!(corruption(&world), "SUPER names an impossible segment size", "{bytes}");
+    }
+    world.disk.write("SUPER", &sound);
+    world.open();
+}
+
+#[test]
+fn a_checkpoint_whose_tail_is_older_than_its_oldest_segment_is_corrupt() {
+    let world = World::new();
+    world.open().close().unwrap();
+    // Oldest, sealed, tail.
+    forge_checkpoint(&world.disk, &[(24, 2), (32, 0), (40, 1)]);
+    assert_eq!(corruption(&world), "CHECKPOINT contradicts itself");
+    forge_checkpoint(&world.disk, &[(24, 1), (32, 0), (40, 1)]);
+    world.open();
+}
+
+#[test]
+fn a_store_whose_epochs_are_used_up_opens_no_more_and_hands_out_no_token_twice() {
+    let world = World::new();
+    world.open().close().unwrap();
+    forge_checkpoint(&world.disk, &[(56, (1 << 23) - 2)]);
+    let store = world.open();
+    run(&store, "last", b"created");
+    store.close().unwrap();
+    let before = world.disk.steps();
+    let opened = try_open(&world, &world.disk);
+    assert!(matches!(opened, Err(Error::Invalid { .. })), "{opened:?}");
+    assert_eq!(world.disk.steps(), before, "a refused open changes nothing");
+}
+
+#[test]
+fn the_hints_of_a_closed_tail_that_checkpoint_does_not_name_are_not_believed() {
+    let closed = || {
+        let world = World::new();
+        let store = world.open();
+        run(&store, "k", b"created");
+        store.close().unwrap();
+        world
+    };
+    let (named, unnamed) = (closed(), closed());
+    forge_checkpoint(&unnamed.disk, &[(32, 0), (40, 0)]);
+    let (named, unnamed) = (named.open(), unnamed.open());
+    assert_eq!((kind(&named, "k"), kind(&unnamed, "k")), ("completed", "completed"));
+    assert_eq!(named.recovery().records_scanned, 0);
+    assert!(unnamed.recovery().records_scanned > 0);
+}
+
+#[test]
+fn a_tail_that_does_not_continue_the_segment_before_it_is_corrupt_and_can_be_put_in_quarantine() {
+    let world = World::new();
+    let store = world.open();
+    for number in 0.. {
+        run(&store, &format!("key-{number}"), &[7; 700]);
+        if store.stats().segments == 2 {
+            break;
+        }
+    }
+    run(&store, "in the tail", b"created");
+    store.close().unwrap();
+    let mut tail = world.disk.read(&segment_file(2)).unwrap();
+    for copy in tail[..2 * COPY_BYTES].chunks_mut(COPY_BYTES) {
+        // The last LSN of the segment before it.
+        copy[56] ^= 1;
+        reseal(copy, 12, 0, 16..80);
+    }
+    world.disk.write(&segment_file(2), &tail);
+    assert_eq!(corruption(&world), "the segment does not continue the one before it");
+    let store = world.open_with(world.options().on_damage(OnDamage::Quarantine));
+    let quarantined = &store.recovery().quarantined;
+    assert_eq!(quarantined.iter().map(|q| q.segment).collect::<Vec<_>>(), [2]);
+    assert_eq!((kind(&store, "key-0"), kind(&store, "in the tail")), ("completed", "completed"));
+    assert!(matches!(store.lookup(scope("never")), Err(Error::Corrupt { segment: 2, .. })));
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
-use oncelog::{Claim, Durability, ManualClock, Phase, Store};
+use oncelog::{Background, Claim, Durability, ManualClock, Phase, Store};
 
+use crate::contract::support::{claim, replay, run};
 use crate::support::disk::{SimDisk, Survival};
 use crate::support::model::{fingerprint, options, with_scope};
 
@@ -221,4 +222,28 @@ fn hints_from_a_close_are_not_those_of_the_segment_that_was_sealed_later() {
     let store = open();
     assert_eq!(store.recovery().hints_rebuilt, 1, "{:?}", store.recovery());
     all_replay(&store, 0..2_000);
+}
+
+#[test]
+fn a_store_that_is_large_enough_for_all_cores_opens_with_every_response() {
+    // A shard of 256 keys, by the mean and three standard deviations, is worth a thread.
+    const KEYS: u64 = 214 * 256 + 200;
+    let dir = tempfile::tempdir().unwrap();
+    let buffered = Durability::Buffered { sync_every: Duration::from_secs(3_600) };
+    let open = || {
+        let options = Store::options().durability(buffered).background(Background::Inline);
+        options.open(dir.path()).unwrap()
+    };
+    let store = open();
+    let key = |number| format!("key-{number}");
+    for number in 0..KEYS {
+        run(&store, &key(number), &number.to_le_bytes());
+    }
+    store.close().unwrap();
+    let store = open();
+    assert_eq!((store.recovery().responses, store.stats().responses), (KEYS, KEYS));
+    for number in 0..KEYS {
+        assert_eq!(replay(claim(&store, &key(number))).bytes(), Some(&number.to_le_bytes()[..]));
+    }
+    assert_eq!(store.stats().index_overflow, 0);
 }

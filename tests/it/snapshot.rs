@@ -18,7 +18,7 @@ use oncelog::{
 
 use crate::contract::support::{World, body, claim, granted, kind, run, scope, start};
 use crate::support::disk::{SimDisk, Survival};
-use crate::support::intercept::{Intercept, Intercepted};
+use crate::support::intercept::{Intercept, Intercepted, Refusing};
 use crate::support::model::{self, Driver, random_ops, with_scope};
 use crate::support::rng::Rng;
 use crate::support::tree::copy_tree;
@@ -262,6 +262,45 @@ fn nothing_is_made_where_there_is_no_store() {
     disk.write("CHECKPOINT", &[0; 8192]);
     let looked = Store::options().open_read_only_on(Arc::new(disk));
     assert!(matches!(looked, Err(Error::Corrupt { .. })), "{looked:?}");
+}
+
+#[test]
+fn a_file_that_is_missing_beside_segments_is_corrupt_to_a_look() {
+    for name in ["SUPER", "CHECKPOINT"] {
+        let world = World::new();
+        world.open().close().unwrap();
+        world.disk.remove_durably(name);
+        let looked = world.options().open_read_only_on(Arc::new(world.disk.clone()));
+        let Err(Error::Corrupt { what, .. }) = looked else { panic!("{name}: {looked:?}") };
+        assert!(what.starts_with(name) && what.contains("is missing beside"), "{what}");
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_at_one_look_is_looked_for_again_and_one_that_is_refused_is_not() {
+    let world = World::new();
+    let store = world.open();
+    run(&store, "done", b"created");
+    store.close().unwrap();
+    let looked = |name: &str, with, times| {
+        let (name, access) = (name.to_owned(), Access::ReadPositioned);
+        let refusing = Refusing { name, access, with, left: AtomicU64::new(times) };
+        let disk = Intercepted::new(&world.disk, refusing);
+        let looked = world.options().open_read_only_on(Arc::new(disk.clone()));
+        (looked.map(|snapshot| state(&snapshot, "done")), disk.by.left.load(Ordering::Relaxed))
+    };
+    for times in [1, 2] {
+        let (looked, left) = looked("SUPER", io::ErrorKind::NotFound, times);
+        assert_eq!((looked.unwrap(), left), ("completed", 0));
+    }
+    let (gone, left) = looked("SUPER", io::ErrorKind::NotFound, 9);
+    assert!(matches!(gone, Err(Error::Io { .. })), "{gone:?}");
+    assert_eq!(left, 6, "what three looks in a row find is there");
+    for name in ["SUPER", "CHECKPOINT"] {
+        let (refused, left) = looked(name, io::ErrorKind::PermissionDenied, 9);
+        assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+        assert_eq!(left, 8, "{name} is not looked for again");
+    }
 }
 
 /// What a change of a file would show in: its inode, the time of its last change, and its bytes.

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use oncelog::{Claim, Durability, Fingerprint, Scope, Store};
+use oncelog::{Claim, Durability, Error, Fingerprint, Scope, Store};
 
 use crate::contract::support::{
     BUFFERED, DAY, World, body, claim, granted, kind, orphaned, replay, run, scope,
@@ -54,6 +54,28 @@ fn a_forgotten_response_is_gone_for_readers_and_from_every_file() {
         let store = world.open();
         assert_eq!((kind(&store, "forget-this-key"), kind(&store, "kept")), ("free", "completed"));
     }
+}
+
+#[test]
+fn nothing_is_forgotten_by_halves_where_a_damaged_record_hides_what_led_to_it() {
+    let world = World::new();
+    let store = world.open();
+    run(&store, "before", b"the response before");
+    run(&store, "sought", b"the response sought");
+    let name = "0000000000000001.seg";
+    let bytes = world.disk.read(name).unwrap();
+    let at = bytes.windows(19).position(|window| window == b"the response before").unwrap();
+    world.disk.corrupt(name, at as u64, 1);
+    let forgotten = store.forget(scope("sought"));
+    assert!(matches!(forgotten, Err(Error::Corrupt { segment: 1, .. })), "{forgotten:?}");
+    let forgotten = store.forget_organization("acme");
+    assert!(matches!(forgotten, Err(Error::Corrupt { segment: 1, .. })), "{forgotten:?}");
+    assert_eq!(replay(claim(&store, "sought")).bytes(), Some(&b"the response sought"[..]));
+    world.disk.corrupt(name, at as u64, 1);
+    assert_eq!(replay(claim(&store, "before")).bytes(), Some(&b"the response before"[..]));
+    assert!(store.forget(scope("sought")).unwrap());
+    assert_eq!(store.forget_organization("acme").unwrap(), 1);
+    assert!(!holds(&world.disk, b"the response"));
 }
 
 #[test]

@@ -1,19 +1,23 @@
 //! What is under way when something else comes in between: a close beside a close, a wait or a
 //! sync, a take-over beside a checkpoint, an attempt that outlasts its ttl, upkeep beside commits.
 
-use std::sync::Arc;
+use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use oncelog::{Background, Clock, Durability, Error, ManualClock};
+use oncelog::{Background, Clock, Durability, Error, ManualClock, Reads, Store};
 
 use crate::contract::support::{
     BUCKET, BUFFERED, GateDisk, LEASE, PATIENCE, StallClock, TTL, Woken, World, block_on, body,
-    claim, granted, kind, orphaned, run, scope, until,
+    claim, granted, in_progress, kind, orphaned, run, scope, until,
 };
 use crate::support::disk::Survival;
+use crate::support::intercept::{Intercept, Intercepted, Target};
 
 /// A clock that counts how often one thread of the store looks at it.
 #[derive(Clone)]
@@ -190,4 +194,71 @@ fn upkeep_for_the_sake_of_commits_does_not_expire_before_that_is_due() {
         world.disk.names().contains(&"0000000000000004.idx".to_owned())
     });
     assert_eq!(clock.looks(), 0, "none is due for ten minutes");
+}
+
+type Deed = Box<dyn FnOnce(&mut [u8]) + Send>;
+
+/// What is done at the end of the next read of a segment, and to what was read.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<Deed>>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Intercept for Meanwhile {
+    fn read(&self, target: Target<'_>, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let is_of_segment = target.name.ends_with(".seg");
+        let deed = if is_of_segment { self.0.lock().unwrap().take() } else { None };
+        target.file.read_at(offset, out)?;
+        deed.into_iter().for_each(|deed| deed(out));
+        Ok(())
+    }
+}
+
+/// A store in which the response of `k` has expired, on a disk that can be held up.
+fn with_an_expired_response() -> (Store, Intercepted<Meanwhile>) {
+    let world = World::new();
+    let disk = Intercepted::new(&world.disk, Meanwhile::default());
+    let options = world.options().reads(Reads::Positioned);
+    let store = options.open_on(Arc::new(disk.clone())).unwrap();
+    run(&store, "k", b"created");
+    world.clock.advance(TTL);
+    (store, disk)
+}
+
+#[test]
+fn a_scope_that_another_claims_while_its_expired_response_is_read_is_in_progress() {
+    // Read whole, and while somebody overwrites it.
+    for is_whole in [true, false] {
+        let (store, disk) = with_an_expired_response();
+        let (tell, told) = channel();
+        let other = store.clone();
+        *disk.by.0.lock().unwrap() = Some(Box::new(move |read| {
+            tell.send(granted(claim(&other, "k"))).unwrap();
+            if !is_whole {
+                read.fill(0);
+            }
+        }));
+        let running = in_progress(claim(&store, "k"));
+        let winner = told.try_recv().expect("the other had its turn");
+        assert_eq!(running.token(), winner.token());
+        winner.complete(b"created again").unwrap();
+        assert_eq!(kind(&store, "k"), "completed");
+    }
+}
+
+#[test]
+fn a_scope_that_another_claims_while_it_is_looked_for_to_be_forgotten_is_not_forgotten() {
+    let (store, disk) = with_an_expired_response();
+    let (tell, told) = channel();
+    let other = store.clone();
+    *disk.by.0.lock().unwrap() = Some(Box::new(move |_| {
+        tell.send(granted(claim(&other, "k"))).unwrap();
+    }));
+    assert!(!store.forget(scope("k")).unwrap());
+    told.try_recv().expect("the other had its turn").complete(b"created again").unwrap();
+    assert_eq!(kind(&store, "k"), "completed");
 }

@@ -4,10 +4,13 @@
 mod look;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use oncelog::storage::Access;
 use oncelog::{Claim, Error, OnDamage, Options, OrphanPolicy, Status, Store};
 
 use crate::contract::support::{
@@ -16,6 +19,7 @@ use crate::contract::support::{
 };
 use crate::support::disk::{SimDisk, Survival};
 use crate::support::files::{hint_file, segment_file};
+use crate::support::intercept::{Intercepted, Refusing};
 use crate::support::rng::Rng;
 
 const DATA_START: u64 = 8_192;
@@ -793,4 +797,94 @@ fn a_lost_segment_that_was_dropped_is_in_doubt_at_the_next_open_too() {
     assert_eq!(until_of(&store, 1), Some(until));
     assert_eq!(answer(&store, "never seen"), "corrupt 1");
     assert!(matches!(store.claim(scope("never seen"), body()), Err(Error::Corrupt { .. })));
+}
+
+/// Opens the store where the device refuses to open a file for reading.
+fn open_refusing(world: &World, name: &str) -> Result<Store, Error> {
+    let refusing = Refusing {
+        name: name.to_owned(),
+        access: Access::ReadPositioned,
+        with: io::ErrorKind::PermissionDenied,
+        left: AtomicU64::new(u64::MAX),
+    };
+    quarantining(world).open_on(Arc::new(Intercepted::new(&world.disk, refusing)))
+}
+
+#[test]
+fn what_the_device_refuses_to_open_is_an_error_and_is_taken_for_neither_absent_nor_damaged() {
+    let filled = Filled::new();
+    let refused = open_refusing(&filled.world, LIST);
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+    headless(&filled.world, 1);
+    let world = filled.world.on(filled.world.disk.after_kill());
+    let refused = open_refusing(&world, &segment_file(1));
+    assert!(matches!(refused, Err(Error::Io { .. })), "{refused:?}");
+    assert!(world.disk.read(LIST).is_none());
+}
+
+#[test]
+fn a_list_beyond_all_bounds_is_corrupt_before_it_is_read() {
+    let filled = Filled::new();
+    // Room for each segment that the index tells apart, and one byte.
+    let bytes = 24 + (1 << 18) * 32;
+    for (more, found) in [(0, "not a QUARANTINE file"), (1, "QUARANTINE is beyond all bounds")] {
+        filled.world.disk.write(LIST, &vec![0; bytes + more]);
+        let opened = quarantining(&filled.world).open_on(Arc::new(filled.world.disk.clone()));
+        let Err(Error::Corrupt { what, .. }) = opened else { panic!("{opened:?}") };
+        assert_eq!(what, found);
+    }
+}
+
+#[test]
+fn a_loss_that_is_over_leaves_the_list_and_one_that_is_not_stays_in_it() {
+    let filled = Filled::new();
+    for number in [1, 2] {
+        missing(&filled.world, number);
+    }
+    filled.world.disk.remove_durably(&hint_file(1));
+    let store = open_without(&filled.world);
+    let until = until_of(&store, 1).expect("nobody knows what was in it");
+    assert_eq!(until_of(&store, 2), None);
+    assert_eq!(store.expire().unwrap().segments, 1);
+    let listed = filled.world.disk.read(LIST).unwrap().len();
+    move_to(&filled.world, until);
+    store.close().unwrap();
+    for _ in 0..2 {
+        let store = filled.world.open();
+        let quarantined = store.recovery().quarantined.iter().map(|q| q.segment);
+        assert_eq!(quarantined.collect::<Vec<_>>(), [2]);
+        assert_eq!(filled.world.disk.read(LIST).unwrap().len(), listed - 32);
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn an_erasure_of_which_a_damaged_segment_tells_is_finished() {
+    let world = World::new();
+    let store = world.open();
+    run(&store, "forgotten", &response("forgotten"));
+    let before = world.disk.read(&segment_file(1)).unwrap();
+    let end = before.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    assert!(store.forget(scope("forgotten")).unwrap());
+    for number in 0.. {
+        run(&store, &format!("key-{number}"), &response(&format!("key-{number}")));
+        if store.stats().segments == 2 {
+            break;
+        }
+    }
+    store.close().unwrap();
+    // The disk has the FORGETs, and lost what was written over the records.
+    let start = DATA_START as usize;
+    world.disk.overwrite(&segment_file(1), DATA_START, &before[start..end]);
+    let at = place_in(&world, 1, b"<response of key-3>").unwrap();
+    world.disk.corrupt(&segment_file(1), at + 20, 1);
+    world.disk.remove_durably(&hint_file(1));
+    let store = open_without(&world);
+    assert_eq!(store.recovery().erasures_finished, 2, "the claim and the completion");
+    assert_eq!(place_in(&world, 1, b"<response of forgotten>"), None);
+    assert_eq!(answer(&store, "forgotten"), "corrupt 1");
+    assert_eq!(
+        (answer(&store, "key-3"), answer(&store, "key-4")),
+        ("corrupt 1".into(), "completed".into())
+    );
 }

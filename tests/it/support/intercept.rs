@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use oncelog::storage::{Access, File, Owner, Storage};
 
@@ -44,6 +45,26 @@ pub(crate) struct Target<'a> {
     /// The name that it was opened or created under.
     pub(crate) name: &'a str,
     pub(crate) file: &'a dyn File,
+}
+
+/// Refuses to open one file, so many times.
+#[derive(Debug)]
+pub(crate) struct Refusing {
+    pub(crate) name: String,
+    pub(crate) access: Access,
+    pub(crate) with: io::ErrorKind,
+    pub(crate) left: AtomicU64,
+}
+
+impl Intercept for Refusing {
+    fn open(&self, disk: &SimDisk, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let is_it = name == self.name && access == self.access;
+        let take = |left: u64| left.checked_sub(1);
+        if is_it && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+            return Err(self.with.into());
+        }
+        disk.open(name, access)
+    }
 }
 
 /// The disk that a store is opened on.
