@@ -136,3 +136,22 @@ impl Departure {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_when_the_owner_closes_its_file_and_not_at_the_next_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let owner = fs::File::create(&path).unwrap();
+        let mut departure = Departure::watch(&path);
+        departure.pause = Duration::from_secs(3_600);
+        drop(owner);
+        departure.wait(Duration::from_secs(3_600)).unwrap();
+        assert_eq!(departure.pause, Departure::PAUSE_MIN, "the kernel's word, so look soon");
+        departure.wait(Duration::from_secs(3_600)).unwrap();
+        assert_eq!(departure.pause, 2 * Departure::PAUSE_MIN, "the word was taken");
+    }
+}
