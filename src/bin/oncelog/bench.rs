@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use oncelog::{Claim, Durability, Error, Fingerprint, Result, Scope, Store};
 
 use crate::args::{Mode, Work};
 use crate::failure::{Failure, Outcome, of};
-use crate::histogram::Histogram;
+use crate::histogram;
 use crate::output::{Cell, Fields, Printer};
 use crate::progress::Bar;
 use crate::time;
@@ -16,8 +17,8 @@ use crate::time;
 /// What one caller, or all of them, did.
 struct Done {
     pairs: u64,
-    claims: Histogram,
-    completions: Histogram,
+    claims: Histogram<u64>,
+    completions: Histogram<u64>,
 }
 
 pub(crate) fn bench(work: &Work, printer: &mut Printer) -> Outcome {
@@ -67,12 +68,12 @@ fn run(store: &Store, work: &Work) -> Result<(Done, Duration)> {
         joined.map(|done| done.expect("a caller returns its errors")).collect()
     });
     let took = time::monotonic() - begun;
-    let mut all = Done { pairs: 0, claims: Histogram::new(), completions: Histogram::new() };
+    let mut all = Done { pairs: 0, claims: histogram::new(), completions: histogram::new() };
     for done in results {
         let done = done?;
         all.pairs += done.pairs;
-        all.claims.merge(&done.claims);
-        all.completions.merge(&done.completions);
+        all.claims += done.claims;
+        all.completions += done.completions;
     }
     Ok((all, took))
 }
@@ -85,7 +86,7 @@ fn call(
     until: Duration,
     mut bar: Option<Bar>,
 ) -> Result<Done> {
-    let mut done = Done { pairs: 0, claims: Histogram::new(), completions: Histogram::new() };
+    let mut done = Done { pairs: 0, claims: histogram::new(), completions: histogram::new() };
     let response = vec![b'x'; usize::try_from(work.response_bytes).expect("at most 1 MiB")];
     let (keys, begun) = (work.keys.unwrap_or(u64::MAX), time::monotonic());
     loop {
@@ -110,14 +111,17 @@ fn call(
         };
         let claimed = time::monotonic();
         permit.complete(&response)?;
-        done.claims.add(claimed - begun);
-        done.completions.add(time::monotonic() - claimed);
+        histogram::add(&mut done.claims, claimed - begun);
+        histogram::add(&mut done.completions, time::monotonic() - claimed);
         done.pairs += 1;
     }
 }
 
-const QUANTILES: [(&str, u64); 4] =
-    [("p50", 500_000), ("p90", 900_000), ("p99", 990_000), ("p99.9", 999_000)];
+const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
+fn at(histogram: &Histogram<u64>, quantile: f64) -> Duration {
+    Duration::from_nanos(histogram.value_at_quantile(quantile))
+}
 
 fn report(
     done: &Done,
@@ -146,12 +150,12 @@ fn report(
     let complete = ["complete_p50", "complete_p90", "complete_p99", "complete_p999"];
     if !printer.is_human() {
         for (names, histogram) in [(claim, &done.claims), (complete, &done.completions)] {
-            for (name, (_, of_million)) in names.into_iter().zip(QUANTILES) {
-                fields = fields.with(name, Cell::Latency(histogram.quantile(of_million)));
+            for (name, (_, quantile)) in names.into_iter().zip(QUANTILES) {
+                fields = fields.with(name, Cell::Latency(at(histogram, quantile)));
             }
         }
-        fields = fields.with("claim_max", Cell::Latency(done.claims.max()));
-        fields = fields.with("complete_max", Cell::Latency(done.completions.max()));
+        fields = fields.with("claim_max", Cell::Latency(at(&done.claims, 1.0)));
+        fields = fields.with("complete_max", Cell::Latency(at(&done.completions, 1.0)));
         return printer.fields(&fields);
     }
     printer.fields(&fields)?;
@@ -159,12 +163,12 @@ fn report(
     printer.line(&format!("\n{:10}{heads}{:>9}", "", "max"))?;
     for (name, histogram) in [("claim", &done.claims), ("complete", &done.completions)] {
         let cell = |took: Duration| format!("{:>9}", time::latency(took));
-        let cells = QUANTILES.map(|(_, of_million)| cell(histogram.quantile(of_million))).concat();
-        printer.line(&format!("{name:10}{cells}{}", cell(histogram.max())))?;
+        let cells = QUANTILES.map(|(_, quantile)| cell(at(histogram, quantile))).concat();
+        printer.line(&format!("{name:10}{cells}{}", cell(at(histogram, 1.0))))?;
     }
     for (name, histogram) in [("claims", &done.claims), ("completions", &done.completions)] {
         printer.line(&format!("\n{name}"))?;
-        histogram.bars().iter().try_for_each(|bar| printer.line(bar))?;
+        histogram::bars(histogram).iter().try_for_each(|bar| printer.line(bar))?;
     }
     Ok(())
 }
