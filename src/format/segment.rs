@@ -39,6 +39,20 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
+    /// The first segment of some store, for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(segment_bytes: u64) -> SegmentHeader {
+        SegmentHeader {
+            store: [1; 16],
+            segment: 1,
+            salt: 7,
+            first_lsn: Lsn(1),
+            previous_last_lsn: Lsn::ZERO,
+            created_ms: 5,
+            segment_bytes,
+        }
+    }
+
     /// The bytes before [`DATA_START`].
     pub fn encode(&self) -> Vec<u8> {
         let mut copy = [0; COPY_BYTES];

@@ -220,15 +220,7 @@ mod tests {
     use crate::scope::Token;
 
     fn header() -> SegmentHeader {
-        SegmentHeader {
-            store: [1; 16],
-            segment: 1,
-            salt: 7,
-            first_lsn: Lsn(1),
-            previous_last_lsn: Lsn::ZERO,
-            created_ms: 5,
-            segment_bytes: 65_536,
-        }
+        SegmentHeader::sample(65_536)
     }
 
     /// A segment with three RELEASEs and a FORGET of the first, and where they stand.

@@ -483,7 +483,6 @@ fn read_record(file: &dyn File, segment: &Segment, offset: u64) -> Result<Stored
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::location::Lsn;
     use crate::storage::disk::{Appends, DiskStorage};
 
     fn storage() -> (tempfile::TempDir, Arc<dyn Storage>) {
@@ -506,15 +505,7 @@ mod tests {
     fn as_many_descriptors_stay_open_as_are_allowed() {
         let (_dir, storage) = storage();
         let segments = Segments::new(Arc::clone(&storage), Access::ReadPositioned, 1);
-        let header = |number| SegmentHeader {
-            store: [1; 16],
-            segment: number,
-            salt: 7,
-            first_lsn: Lsn(1),
-            previous_last_lsn: Lsn::ZERO,
-            created_ms: 5,
-            segment_bytes: 4096,
-        };
+        let header = |segment| SegmentHeader { segment, ..SegmentHeader::sample(4096) };
         let open = |number| segments.get(number).unwrap().file.lock().is_some();
         for number in 1..=DESCRIPTORS_MAX as u64 + 1 {
             assert!(number == 1 || open(1), "segment 1 is closed for the {number}th");

@@ -213,15 +213,7 @@ mod tests {
     const SEGMENT_BYTES: u64 = 16_384;
 
     fn header() -> SegmentHeader {
-        SegmentHeader {
-            store: [1; 16],
-            segment: 1,
-            salt: 7,
-            first_lsn: Lsn(1),
-            previous_last_lsn: Lsn::ZERO,
-            created_ms: 5,
-            segment_bytes: SEGMENT_BYTES,
-        }
+        SegmentHeader::sample(SEGMENT_BYTES)
     }
 
     /// A segment with two RELEASEs, and the offset of the second.

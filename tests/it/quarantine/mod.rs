@@ -43,6 +43,17 @@ fn response(key: &str) -> Vec<u8> {
     bytes
 }
 
+/// Runs `prefix-0`, `prefix-1`, ... until there are so many segments.
+fn fill_up_to(store: &Store, segments: u64, prefix: &str, response: impl Fn(&str) -> Vec<u8>) {
+    for number in 0.. {
+        let key = format!("{prefix}-{number}");
+        run(store, &key, &response(&key));
+        if store.stats().segments == segments {
+            return;
+        }
+    }
+}
+
 /// A store of two sealed segments and a tail, and which key is in which.
 struct Filled {
     world: World,
@@ -260,12 +271,7 @@ fn the_hints_of_an_earlier_close_do_not_stand_for_a_missing_segment() {
     store.close().unwrap();
     let early = world.disk.read(&hint_file(1)).unwrap();
     let store = world.open();
-    for number in 0.. {
-        run(&store, &format!("late-{number}"), &[7; 700]);
-        if store.stats().segments == 2 {
-            break;
-        }
-    }
+    fill_up_to(&store, 2, "late", |_| vec![7; 700]);
     store.close().unwrap();
     world.disk.remove_durably(&segment_file(1));
     world.disk.write(&hint_file(1), &early);
@@ -316,12 +322,7 @@ fn absence_is_in_doubt_for_the_longest_ttl_that_any_response_shows() {
     run(&store, "long", b"created");
     store.close().unwrap();
     let store = world.open();
-    for number in 0.. {
-        run(&store, &format!("key-{number}"), &[7; 700]);
-        if store.stats().segments == 3 {
-            break;
-        }
-    }
+    fill_up_to(&store, 3, "key", |_| vec![7; 700]);
     store.close().unwrap();
     // Not in the segment that says so.
     world.disk.remove_durably(&segment_file(2));
@@ -504,12 +505,7 @@ fn a_damaged_forget_in_a_sealed_segment_costs_no_scope() {
     let store = world.open();
     run(&store, "forgotten", &response("forgotten"));
     assert!(store.forget(scope("forgotten")).unwrap());
-    for number in 0.. {
-        run(&store, &format!("key-{number}"), &response(&format!("key-{number}")));
-        if store.stats().segments == 2 {
-            break;
-        }
-    }
+    fill_up_to(&store, 2, "key", response);
     store.close().unwrap();
     // Kind 5, at the place of a record whose fields name its own segment.
     let bytes = world.disk.read(&segment_file(1)).unwrap();
@@ -866,12 +862,7 @@ fn an_erasure_of_which_a_damaged_segment_tells_is_finished() {
     let before = world.disk.read(&segment_file(1)).unwrap();
     let end = before.iter().rposition(|&byte| byte != 0).unwrap() + 1;
     assert!(store.forget(scope("forgotten")).unwrap());
-    for number in 0.. {
-        run(&store, &format!("key-{number}"), &response(&format!("key-{number}")));
-        if store.stats().segments == 2 {
-            break;
-        }
-    }
+    fill_up_to(&store, 2, "key", response);
     store.close().unwrap();
     // The disk has the FORGETs, and lost what was written over the records.
     let start = DATA_START as usize;
