@@ -14,10 +14,10 @@ send() {
         -d "{\"first_name\":\"Load\",\"email\":\"$1@example.com\"}") == 201 && -s $2 ]]; do : >"$2"; done
 }
 
-# client FIRST: every fourth key from FIRST on.
+# client FIRST: every eighth key from FIRST on.
 client() {
     local number key
-    for ((number = $1; number < count; number += 4)); do
+    for ((number = $1; number < count; number += 8)); do
         key=curl-$number
         send "$key" "$out.$1.a"
         send "$key" "$out.$1.b"
@@ -31,9 +31,9 @@ client() {
 
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null; exit 1' TERM
-for first in 0 1 2 3; do
+for first in {0..7}; do
     client "$first" &
     pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid"; done
-cat "$out".[0-3] >"$out"
+cat "$out".[0-7] >"$out"

@@ -1,15 +1,23 @@
-// Node's fetch with fetch-retry. Usage: fetch_client.js URL COUNT OUT
+// Node's fetch with promise-retry. Usage: NODE_PATH=/usr/share/nodejs fetch_client.mjs URL COUNT OUT
 import { writeFileSync } from "node:fs";
-import builder from "fetch-retry";
+import { createRequire } from "node:module";
+
+// Debian's copy, which only `require` finds.
+const retrying = createRequire(import.meta.url)("promise-retry");
 
 const [url, count, out] = [process.argv[2], Number(process.argv[3]), process.argv[4]];
-const retrying = builder(fetch, {
-  retries: 40,
-  retryDelay: 50,
-  retryOn: [408, 429, 500, 502, 503, 504],
-});
+const bounds = { retries: 40, factor: 1.5, minTimeout: 50, maxTimeout: 1000 };
+const transient = [408, 429, 500, 502, 503, 504];
 const lines = [];
 let next = 0;
+
+// Retries what has no answer, and what is answered with a status that may pass.
+function send(options) {
+  return retrying(async (retry) => {
+    const reply = await fetch(url, options).catch(retry);
+    return transient.includes(reply.status) ? retry(new Error(`${reply.status}`)) : reply;
+  }, bounds);
+}
 
 async function write(number) {
   const key = `fetch-${number}`;
@@ -17,7 +25,7 @@ async function write(number) {
   while (answers.length < 2) {
     let reply, text;
     try {
-      reply = await retrying(url, {
+      reply = await send({
         method: "POST",
         headers: {
           Authorization: "Bearer demo-token",
