@@ -1,6 +1,9 @@
 //! What the layer costs: CPU per request on loopback with and without it, and how long 10,000
 //! waiting requests take to be answered.
 //!
+//! One bare handler takes the request's body, as a write does; the other answers without a look at
+//! it, which no handler that has something to write can do. The handler behind the layer takes it.
+//!
 //! Server, clients and store are one process, so the difference of the rows is the layer's cost and
 //! its store's, background threads included. Rounds alternate, and the median counts.
 
@@ -33,23 +36,37 @@ async fn main() {
     let buffered = Durability::Buffered { sync_every: Duration::from_secs(1) };
     let store = Store::options().durability(buffered).open(dir.path()).expect("it opens");
     let layer = IdempotencyLayer::new(store, Organization::single(), Orphans::Hold);
-    let bare = Router::new().route("/", post(|| async { (StatusCode::CREATED, ANSWER) }));
+    let idle = Router::new().route("/", post(|| async { (StatusCode::CREATED, ANSWER) }));
+    let bare = Router::new().route("/", post(write));
+    let idle = serve(idle).await;
     let (without, with) = (serve(bare.clone()).await, serve(bare.layer(layer)).await);
 
-    let mut rows = [const { Vec::new() }; 3];
+    let mut rows = [const { Vec::new() }; 4];
     for round in 0..ROUNDS {
         rows[0].push(drive(without, move |number| format!("bare-{round}-{number}")).await);
         rows[1].push(drive(with, move |number| format!("fresh-{round}-{number}")).await);
         rows[2].push(drive(with, |number| format!("replay-{}", number % 100)).await);
+        rows[3].push(drive(idle, move |number| format!("idle-{round}-{number}")).await);
     }
-    let [bare, fresh, replay] = rows.map(median);
+    let [bare, fresh, replay, idle] = rows.map(median);
     println!("{REQUESTS} requests, {CONNECTIONS} connections, median of {ROUNDS} rounds");
-    for (name, row) in [("bare handler", bare), ("layer, fresh key", fresh), ("replay", replay)] {
+    let named = [
+        ("bare handler", bare),
+        ("layer, fresh key", fresh),
+        ("replay", replay),
+        ("body not read", idle),
+    ];
+    for (name, row) in named {
         let (cpu, rate) = (row.cpu_micros, row.per_second);
         let (more, share) = (cpu - bare.cpu_micros, rate / bare.per_second);
         println!("{name:17} {cpu:6.1} us CPU ({more:+5.1}) {rate:7.0}/s ({share:.2} of bare)");
     }
     println!("{WAITING} waiting requests answered in {:?}", wake().await);
+}
+
+async fn write(body: Bytes) -> (StatusCode, &'static str) {
+    assert_eq!(body, BODY);
+    (StatusCode::CREATED, ANSWER)
 }
 
 async fn serve(router: Router) -> std::net::SocketAddr {
