@@ -66,35 +66,34 @@ impl ClaimFuture {
     /// Asks the engine; the claim where that is the end of it.
     fn start(&mut self, woken: Option<Arc<Signal>>) -> Result<Option<Claim>> {
         let ticket = Arc::<Ticket>::default();
-        let signal = Arc::<Signal>::default();
+        let waits = matches!(self.ask, Ask::Claim { waits: Waits::Yes, .. });
+        let signal = waits.then(Arc::<Signal>::default);
         let (admitted, hash) = match &self.ask {
             Ask::TakeOver(open) => {
                 let caller = Caller::of_future(&ticket, None);
                 (self.engine.take_over(open, &caller), self.engine.hash_of(&open.facts))
             }
-            Ask::Claim { scope, fingerprint, waits } => {
+            Ask::Claim { scope, fingerprint, .. } => {
                 let bytes = scope.as_ref().map_err(Error::clone)?;
                 let scope = scope::decode(bytes).expect("the scope was checked");
                 let keyed = self.engine.keyed(scope)?;
-                let waiting = (*waits == Waits::Yes).then_some(&signal);
-                let caller = Caller::of_future(&ticket, waiting);
+                let caller = Caller::of_future(&ticket, signal.as_ref());
                 (self.engine.admit(&keyed, *fingerprint, &caller), keyed.hash)
             }
         };
         if let Some(woken) = woken {
             self.engine.leave(hash, &woken);
         }
-        let waits = matches!(self.ask, Ask::Claim { waits: Waits::Yes, .. });
-        match admitted? {
-            Admitted::Staged(grant, staged) => {
+        match (admitted?, signal) {
+            (Admitted::Staged(grant, staged), _) => {
                 self.stage = Stage::Staged { grant, ticket };
                 self.engine.settle_later(staged);
             }
-            Admitted::Answer(Answer::InProgress(running)) if waits => {
+            (Admitted::Answer(Answer::InProgress(running)), Some(signal)) => {
                 self.engine.watch_lease(hash, running.token);
                 self.stage = Stage::Waiting { hash, signal };
             }
-            admitted => return Claim::settle(&self.engine, admitted).map(Some),
+            (admitted, _) => return Claim::settle(&self.engine, admitted).map(Some),
         }
         Ok(None)
     }

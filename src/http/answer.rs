@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use crate::http::backend::{Completed, ErrorKind, Running};
 use crate::http::body::{Pieces, ResponseBody};
@@ -13,9 +13,9 @@ use crate::http::policy::Rules;
 use crate::http::problem::{Code, Problem};
 
 /// In a replay: it is one.
-const REPLAYED: &str = "idempotent-replayed";
+static REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// In a replay: when the operation completed.
-const ORIGINAL_DATE: &str = "idempotency-original-date";
+static ORIGINAL_DATE: HeaderName = HeaderName::from_static("idempotency-original-date");
 
 /// When to ask again after a refusal that may be over at once.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
@@ -93,14 +93,14 @@ pub(crate) fn respond<R>(
         && !matches!(rules.classify, Classify::Grpc)
     {
         // HTTP/1.1 sends only the trailers that are announced.
-        let names: Vec<_> = trailers.keys().map(http::HeaderName::as_str).collect();
+        let names: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
         if let Ok(names) = HeaderValue::from_str(&names.join(", ")) {
             headers.insert(header::TRAILER, names);
         }
     }
     if marker == Marker::Replayed {
         mark(headers);
-        headers.insert(ORIGINAL_DATE, date(completed.completed_at));
+        headers.insert(&ORIGINAL_DATE, date(completed.completed_at));
     }
     announce(rules, completed, headers);
     let pieces = Pieces { trailers, ..Pieces::of(body) };
@@ -109,7 +109,7 @@ pub(crate) fn respond<R>(
 
 /// Says that the operation ran before this request.
 pub(crate) fn mark(headers: &mut HeaderMap) {
-    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    headers.insert(&REPLAYED, HeaderValue::from_static("true"));
 }
 
 /// Tells until when the key is kept, where the policy says so.

@@ -83,7 +83,8 @@ impl<B: Backend> Asked<B> {
         &self.config.backend
     }
 
-    /// Asks the store until there is an answer for this request.
+    /// Asks the store until there is an answer for this request. What few requests come to is
+    /// boxed, so that the future of a replay stays small.
     pub(crate) async fn decide(&self) -> Decided<B::Permit> {
         let lease = self.rules().lease;
         let started = real_monotonic();
@@ -97,14 +98,18 @@ impl<B: Backend> Asked<B> {
                 }
                 Ok(Answer::InProgress(running)) => {
                     let waited = real_monotonic().saturating_sub(started);
-                    match self.wait(&running, self.rules().wait.saturating_sub(waited)).await {
+                    match Box::pin(self.wait(&running, self.rules().wait.saturating_sub(waited)))
+                        .await
+                    {
                         Some(answer) => answer,
                         None => return Decided::Refuse(in_progress(&running)),
                     }
                 }
                 Ok(Answer::Orphaned(orphan)) => match self.rules().orphans {
                     Orphans::Hold => return Decided::Refuse(unknown()),
-                    Orphans::Rerun | Orphans::Witness(_) => self.take_over(&orphan, lease).await,
+                    Orphans::Rerun | Orphans::Witness(_) => {
+                        Box::pin(self.take_over(&orphan, lease)).await
+                    }
                 },
                 // The scope was freed in between.
                 Err(error) if error.kind() == ErrorKind::Superseded => self.claim().await,

@@ -9,6 +9,8 @@
 //! Numbers are little-endian. A header with several values is several fields, in order. The only
 //! flag says that the body was not kept.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -81,8 +83,8 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<Saved> {
     let trailers_bytes = length(&prefix[8..12])?;
     let headers_end = PREFIX_BYTES.checked_add(headers_bytes)?;
     let trailers_end = headers_end.checked_add(trailers_bytes)?;
-    let headers = fields(bytes.get(PREFIX_BYTES..headers_end)?)?;
-    let trailers = fields(bytes.get(headers_end..trailers_end)?)?;
+    let headers = fields(bytes, PREFIX_BYTES..headers_end)?;
+    let trailers = fields(bytes, headers_end..trailers_end)?;
     let trailers = (!trailers.is_empty()).then_some(trailers);
     let body = (prefix[1] & BODY_NOT_KEPT == 0).then(|| bytes.slice(trailers_end..));
     Some(Saved { status, headers, trailers, body })
@@ -92,7 +94,9 @@ fn length(bytes: &[u8]) -> Option<usize> {
     usize::try_from(u32::from_le_bytes(bytes.try_into().ok()?)).ok()
 }
 
-fn fields(mut bytes: &[u8]) -> Option<HeaderMap> {
+/// The fields in a range of a response, whose values share its bytes.
+fn fields(response: &Bytes, range: Range<usize>) -> Option<HeaderMap> {
+    let mut bytes = response.get(range)?;
     let mut fields = HeaderMap::new();
     while !bytes.is_empty() {
         let (prefix, rest) = bytes.split_at_checked(FIELD_PREFIX_BYTES)?;
@@ -100,8 +104,9 @@ fn fields(mut bytes: &[u8]) -> Option<HeaderMap> {
         let (name, rest) = rest.split_at_checked(name_bytes)?;
         let (value, rest) = rest.split_at_checked(length(&prefix[2..])?)?;
         let name = HeaderName::from_bytes(name).ok()?;
+        let value = HeaderValue::from_maybe_shared(response.slice_ref(value)).ok()?;
         // One more than a map can hold is refused, not a panic.
-        fields.try_append(name, HeaderValue::from_bytes(value).ok()?).ok()?;
+        fields.try_append(name, value).ok()?;
         bytes = rest;
     }
     Some(fields)

@@ -1,7 +1,11 @@
 //! The way of a request with a key: its body is read, the store is asked, and it runs, is answered
 //! from the store, or is refused.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Request, Response};
@@ -50,22 +54,22 @@ where
 {
     let policy = keyed.policy.clone();
     let rules = policy.rules();
-    let read =
-        match timeout(rules.request_time_max, body::read(body, rules.request_bytes_max)).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(NotRead::TooLarge)) => {
-                return Ok(refuse(rules, Problem::new(Code::RequestTooLarge)));
-            }
-            Ok(Err(NotRead::Broken)) | Err(_) => {
-                return Ok(refuse(rules, Problem::new(Code::RequestIncomplete)));
-            }
-        };
+    let reading = body::read(body, rules.request_bytes_max);
+    let read = match within(rules.request_time_max, reading).await {
+        Some(Ok(read)) => read,
+        Some(Err(NotRead::TooLarge)) => {
+            return Ok(refuse(rules, Problem::new(Code::RequestTooLarge)));
+        }
+        Some(Err(NotRead::Broken)) | None => {
+            return Ok(refuse(rules, Problem::new(Code::RequestIncomplete)));
+        }
+    };
     let (parts, asked) = match keyed.ask(&read) {
         Ok(asked) => asked,
         Err(Unasked::Refuse(problem)) => return Ok(refuse(rules, problem)),
         Err(Unasked::Pass(parts)) => {
             let request = Request::from_parts(*parts, RequestBody::read(read.data, read.trailers));
-            return Ok(service.call(request).await?.map(ResponseBody::passed));
+            return Ok(Box::pin(service.call(request)).await?.map(ResponseBody::passed));
         }
     };
     match asked.decide().await {
@@ -84,6 +88,26 @@ where
             };
             detach(run, parts, read, service, span).await
         }
+    }
+}
+
+/// What a future yields within `limit`. No timer is set for one that is ready when its task is
+/// polled a second time, as the body is that came in one piece with its head.
+async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut polled = false;
+    let early = poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if polled => Poll::Ready(None),
+        Poll::Pending => {
+            polled = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    match early.await {
+        Some(output) => Some(output),
+        None => Box::pin(timeout(limit, future)).await.ok(),
     }
 }
 

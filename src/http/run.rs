@@ -43,7 +43,7 @@ impl<B: Backend> Run<B> {
     /// `None` once the layer is draining: nothing runs, and the claim is undone.
     pub(crate) async fn start(asked: Asked<B>, permit: B::Permit) -> Option<Run<B>> {
         let Some(task) = asked.state.tasks.enter() else {
-            undo(&asked, &permit).await;
+            Box::pin(undo(&asked, &permit)).await;
             return None;
         };
         let held = Held::new(asked.backend().clone(), permit, asked.policy.clone());
