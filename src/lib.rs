@@ -43,9 +43,13 @@
 //! [`Reads::Mapped`] a device error on a read arrives as a signal; [`Reads::Positioned`] makes it
 //! an [`Error::Io`].
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod backup;
 mod claim;
 mod clock;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+pub mod cluster;
 mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -32,6 +32,7 @@ const LAYERS: &[(Peers, &[&str])] = &[
     (Together, &["claim", "future"]),
     (InOrder, &["snapshot", "scan", "store"]),
     (InOrder, &["http", "conformance"]),
+    (Apart, &["admin", "cluster"]),
 ];
 
 /// What is written in one place only, and that place.

@@ -1,0 +1,1 @@
+//! A page and routes for operators.

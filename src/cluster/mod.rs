@@ -1,0 +1,7 @@
+//! Claims in a distributed engine, behind the layer of [`crate::http`]: Redis or Valkey (feature
+//! `redis`), PostgreSQL (feature `postgres`).
+
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
