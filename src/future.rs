@@ -11,11 +11,11 @@ use crate::claim::{Claim, Permit};
 use crate::engine::Engine;
 use crate::engine::admit::{Admitted, Caller, Grant};
 use crate::engine::finish::Finishing;
-use crate::engine::outcome::{Answer, Status, Stored};
+use crate::engine::outcome::{Answer, Keyed, Status, Stored};
 use crate::engine::ticket::Ticket;
 use crate::error::{Error, Result};
 use crate::log::OpenClaim;
-use crate::scope::{self, Encoded, Fingerprint, Scope};
+use crate::scope::{Fingerprint, Scope};
 use crate::sync::Signal;
 
 /// Of [`Store::claim_async`](crate::Store::claim_async). Nothing happens before it is polled.
@@ -28,7 +28,7 @@ pub struct ClaimFuture {
 }
 
 enum Ask {
-    Claim { scope: Result<Encoded>, fingerprint: Fingerprint, waits: Waits },
+    Claim { keyed: Result<Keyed>, fingerprint: Fingerprint, waits: Waits },
     TakeOver(OpenClaim),
 }
 
@@ -53,8 +53,7 @@ impl ClaimFuture {
         fingerprint: Fingerprint,
         waits: Waits,
     ) -> ClaimFuture {
-        let scope = scope.check().map(|()| scope.encode());
-        let ask = Ask::Claim { scope, fingerprint, waits };
+        let ask = Ask::Claim { keyed: engine.keyed(scope), fingerprint, waits };
         ClaimFuture { engine: Arc::clone(engine), ask, stage: Stage::Start { woken: None } }
     }
 
@@ -73,12 +72,10 @@ impl ClaimFuture {
                 let caller = Caller::of_future(&ticket, None);
                 (self.engine.take_over(open, &caller), self.engine.hash_of(&open.facts))
             }
-            Ask::Claim { scope, fingerprint, .. } => {
-                let bytes = scope.as_ref().map_err(Error::clone)?;
-                let scope = scope::decode(bytes).expect("the scope was checked");
-                let keyed = self.engine.keyed(scope)?;
+            Ask::Claim { keyed, fingerprint, .. } => {
+                let keyed = keyed.as_ref().map_err(Error::clone)?;
                 let caller = Caller::of_future(&ticket, signal.as_ref());
-                (self.engine.admit(&keyed, *fingerprint, &caller), keyed.hash)
+                (self.engine.admit(keyed, *fingerprint, &caller), keyed.hash)
             }
         };
         if let Some(woken) = woken {
@@ -258,23 +255,20 @@ impl fmt::Debug for EndFuture {
 #[must_use = "a future does nothing unless it is polled"]
 pub struct LookupFuture {
     engine: Arc<Engine>,
-    scope: Result<Encoded>,
+    keyed: Result<Keyed>,
 }
 
 impl LookupFuture {
     pub(crate) fn new(engine: &Arc<Engine>, scope: Scope<'_>) -> LookupFuture {
-        let scope = scope.check().map(|()| scope.encode());
-        LookupFuture { engine: Arc::clone(engine), scope }
+        LookupFuture { engine: Arc::clone(engine), keyed: engine.keyed(scope) }
     }
 }
 
 impl Future for LookupFuture {
     type Output = Result<Option<Status>>;
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        let bytes = self.scope.as_ref().map_err(Error::clone)?;
-        let scope = scope::decode(bytes).expect("the scope was checked");
-        let keyed = self.engine.keyed(scope)?;
-        Poll::Ready(self.engine.look_up(&keyed))
+        let keyed = self.keyed.as_ref().map_err(Error::clone)?;
+        Poll::Ready(self.engine.look_up(keyed))
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
+
+use blake3::hazmat::{ContextKey, HasherExt as _, hash_derive_key_context};
 
 use crate::error::{Error, Result};
 
@@ -43,12 +46,8 @@ impl Scope<'_> {
     /// As a unique column beside the caller's own effect it finds what a restored backup of the
     /// store no longer knows.
     pub fn digest(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_derive_key("oncelog 2026-11 scope digest v1");
-        for field in [self.organization, self.method, self.path, self.key] {
-            hasher.update(&(field.len() as u64).to_le_bytes());
-            hasher.update(field.as_bytes());
-        }
-        *hasher.finalize().as_bytes()
+        let fields = [self.organization, self.method, self.path, self.key];
+        hash_parts(&DIGEST, fields.map(str::as_bytes).into_iter())
     }
 
     /// Checks the rules above.
@@ -85,6 +84,32 @@ impl Scope<'_> {
         }
         bytes
     }
+}
+
+/// What keeps the hashes of one purpose apart from those of another, hashed once.
+type Context = LazyLock<ContextKey>;
+
+static DIGEST: Context =
+    LazyLock::new(|| hash_derive_key_context("oncelog 2026-11 scope digest v1"));
+static PARTS: Context =
+    LazyLock::new(|| hash_derive_key_context("oncelog 2026-11 fingerprint parts v1"));
+
+/// BLAKE3 in the mode that derives keys, of each part behind its length of 8 bytes. Short parts are
+/// joined first, since each call of the hasher costs as much as they do.
+fn hash_parts<'a>(context: &Context, parts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_from_context_key(context);
+    let (mut joined, mut len) = ([0; 512], 0);
+    for part in parts {
+        for bytes in [&(part.len() as u64).to_le_bytes()[..], part] {
+            if let Some(room) = joined.get_mut(len..len + bytes.len()) {
+                room.copy_from_slice(bytes);
+                len += bytes.len();
+            } else {
+                hasher.update(&joined[..std::mem::take(&mut len)]).update(bytes);
+            }
+        }
+    }
+    *hasher.update(&joined[..len]).finalize().as_bytes()
 }
 
 /// The secret of one store that keys the hash of its index: clients choose their keys, and must
@@ -254,12 +279,7 @@ impl Fingerprint {
     /// assert_ne!(Fingerprint::of_parts(&[b"ab", b"c"]), Fingerprint::of_parts(&[b"a", b"bc"]));
     /// ```
     pub fn of_parts(parts: &[&[u8]]) -> Fingerprint {
-        let mut hasher = blake3::Hasher::new_derive_key("oncelog 2026-11 fingerprint parts v1");
-        for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
-        }
-        Self::truncated(hasher.finalize().as_bytes())
+        Self::truncated(&hash_parts(&PARTS, parts.iter().copied()))
     }
 
     /// A fingerprint of the caller's own making.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use crate::http::backend::{Completed, ErrorKind, Running};
-use crate::http::body::{Pieces, ResponseBody};
+use crate::http::body::ResponseBody;
 use crate::http::classify::Classify;
 use crate::http::encoding::{self, Saved};
 use crate::http::observe;
@@ -27,7 +27,7 @@ pub(crate) fn refuse<R>(rules: &Rules, mut problem: Problem) -> Response<Respons
     problem.status = rules.status_of(problem.code);
     observe::refused(problem.code);
     let response = rules.renderer.render(&problem);
-    response.map(|body| ResponseBody::pieces(Pieces::of(body)))
+    response.map(|body| ResponseBody::one(body, None))
 }
 
 pub(crate) fn in_progress(running: &Running) -> Problem {
@@ -103,8 +103,7 @@ pub(crate) fn respond<R>(
         headers.insert(&ORIGINAL_DATE, date(completed.completed_at));
     }
     announce(rules, completed, headers);
-    let pieces = Pieces { trailers, ..Pieces::of(body) };
-    response.map(|()| ResponseBody::pieces(pieces))
+    response.map(|()| ResponseBody::one(body, trailers))
 }
 
 /// Says that the operation ran before this request.
@@ -123,5 +122,5 @@ fn date(time: std::time::SystemTime) -> HeaderValue {
     // Beyond the year 9999 there is no such date; the last one that there is comes closest.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     let time = time.min(std::time::UNIX_EPOCH + LAST);
-    HeaderValue::from_str(&httpdate::fmt_http_date(time)).expect("a date is visible ASCII")
+    HeaderValue::try_from(httpdate::fmt_http_date(time)).expect("a date is visible ASCII")
 }

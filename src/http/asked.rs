@@ -1,5 +1,7 @@
 //! What is asked of the store in the name of one request, until there is an answer for it.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +42,7 @@ pub(crate) struct Asked<B> {
     pub(crate) state: Arc<State>,
     pub(crate) policy: Policy,
     /// Where the policy restricts replays.
-    pub(crate) caller: Option<Box<Caller>>,
+    pub(crate) caller: Option<Arc<Caller>>,
     pub(crate) organization: Arc<str>,
     pub(crate) method: Method,
     pub(crate) path: String,
@@ -49,6 +51,21 @@ pub(crate) struct Asked<B> {
     pub(crate) body_bytes: u64,
     /// Held for as long as the request is under way.
     pub(crate) _entered: Entered,
+}
+
+/// A stored answer: at once, or once somebody has said whether the caller may see it.
+pub(crate) enum Shown<R> {
+    Now(Response<ResponseBody<R>>),
+    Asked(Pin<Box<dyn Future<Output = Response<ResponseBody<R>>> + Send>>),
+}
+
+impl<R> Shown<R> {
+    pub(crate) async fn response(self) -> Response<ResponseBody<R>> {
+        match self {
+            Shown::Now(response) => response,
+            Shown::Asked(asked) => asked.await,
+        }
+    }
 }
 
 /// What becomes of a request.
@@ -87,7 +104,7 @@ impl<B: Backend> Asked<B> {
     /// boxed, so that the future of a replay stays small.
     pub(crate) async fn decide(&self) -> Decided<B::Permit> {
         let lease = self.rules().lease;
-        let started = real_monotonic();
+        let mut waiting_since = None;
         let mut answer = self.claim().await;
         loop {
             answer = match answer {
@@ -97,7 +114,8 @@ impl<B: Backend> Asked<B> {
                     return Decided::Refuse(Problem::new(Code::Conflict));
                 }
                 Ok(Answer::InProgress(running)) => {
-                    let waited = real_monotonic().saturating_sub(started);
+                    let now = real_monotonic();
+                    let waited = now.saturating_sub(*waiting_since.get_or_insert(now));
                     match Box::pin(self.wait(&running, self.rules().wait.saturating_sub(waited)))
                         .await
                     {
@@ -187,31 +205,31 @@ impl<B: Backend> Asked<B> {
     }
 
     /// The stored answer, if this caller may see it.
-    pub(crate) async fn replay<R>(&self, completed: &Completed) -> Response<ResponseBody<R>> {
-        match saved(completed) {
-            Ok(saved) => self.show(saved, completed).await,
-            Err(problem) => refuse(self.rules(), problem),
+    pub(crate) fn replay<R>(&self, completed: Completed) -> Shown<R> {
+        match saved(&completed) {
+            Ok(saved) => self.show(saved, completed),
+            Err(problem) => Shown::Now(refuse(self.rules(), problem)),
         }
     }
 
     /// A stored answer that was read, if this caller may see it.
-    pub(crate) async fn show<R>(
-        &self,
-        saved: Saved,
-        completed: &Completed,
-    ) -> Response<ResponseBody<R>> {
-        let rules = self.rules();
-        if let Some(caller) = &self.caller {
+    pub(crate) fn show<R>(&self, saved: Saved, completed: Completed) -> Shown<R> {
+        let Some(caller) = self.caller.clone() else {
+            return Shown::Now(respond(self.rules(), saved, &completed, Marker::Replayed));
+        };
+        let policy = self.policy.clone();
+        Shown::Asked(Box::pin(async move {
             let replay = Replay {
                 status: saved.status,
                 headers: saved.headers.clone(),
                 operation: completed.operation,
                 completed_at: completed.completed_at,
             };
-            if (caller.authorize)(&caller.parts, &replay).await == Permission::Refused {
-                return refuse(rules, Problem::new(Code::ReplayRefused));
+            let rules = policy.rules();
+            match (caller.authorize)(&caller.parts, &replay).await {
+                Permission::Refused => refuse(rules, Problem::new(Code::ReplayRefused)),
+                Permission::Granted => respond(rules, saved, &completed, Marker::Replayed),
             }
-        }
-        respond(rules, saved, completed, Marker::Replayed)
+        }))
     }
 }

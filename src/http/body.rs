@@ -9,19 +9,17 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+/// What follows a body. Boxed, since few have any, and bodies and their heads are moved often.
+pub(crate) type Trailers = Option<Box<HeaderMap>>;
+
 /// Pieces of a body in order, and what follows them.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     pub(crate) data: Vec<Bytes>,
-    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) trailers: Trailers,
 }
 
 impl Pieces {
-    pub(crate) fn of(data: Bytes) -> Pieces {
-        let data = if data.is_empty() { Vec::new() } else { Vec::from([data]) };
-        Pieces { data, trailers: None }
-    }
-
     pub(crate) fn len(&self) -> u64 {
         self.data.iter().map(|piece| piece.len() as u64).sum()
     }
@@ -50,7 +48,8 @@ pin_project! {
     #[derive(Debug)]
     enum Inner<B> {
         Passed { #[pin] body: B },
-        Pieces { data: std::vec::IntoIter<Bytes>, left: u64, trailers: Option<HeaderMap> },
+        // The first piece stands apart: most bodies are one, which then takes no list.
+        Pieces { first: Bytes, data: std::vec::IntoIter<Bytes>, left: u64, trailers: Trailers },
         // The rest was moved while it was read, so it is boxed.
         Rest { data: std::vec::IntoIter<Bytes>, rest: Option<Pin<Box<B>>> },
     }
@@ -59,7 +58,13 @@ pin_project! {
 impl<B> Inner<B> {
     fn pieces(pieces: Pieces) -> Inner<B> {
         let left = pieces.len();
-        Inner::Pieces { data: pieces.data.into_iter(), left, trailers: pieces.trailers }
+        let (first, data) = (Bytes::new(), pieces.data.into_iter());
+        Inner::Pieces { first, data, left, trailers: pieces.trailers }
+    }
+
+    fn one(piece: Bytes, trailers: Trailers) -> Inner<B> {
+        let left = piece.len() as u64;
+        Inner::Pieces { first: piece, data: Vec::new().into_iter(), left, trailers }
     }
 }
 
@@ -70,13 +75,14 @@ impl<B: Body> Inner<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
             InnerProjected::Passed { body } => body.poll_frame(cx).map(own),
-            InnerProjected::Pieces { data, left, trailers } => {
-                let frame = match data.next() {
+            InnerProjected::Pieces { first, data, left, trailers } => {
+                let first = Some(std::mem::take(first)).filter(|first| !first.is_empty());
+                let frame = match first.or_else(|| data.next()) {
                     Some(piece) => {
                         *left -= piece.len() as u64;
                         Some(Frame::data(piece))
                     }
-                    None => trailers.take().map(Frame::trailers),
+                    None => trailers.take().map(|trailers| Frame::trailers(*trailers)),
                 };
                 Poll::Ready(frame.map(Ok))
             }
@@ -97,7 +103,9 @@ impl<B: Body> Inner<B> {
     fn is_end_stream(&self) -> bool {
         match self {
             Inner::Passed { body } => body.is_end_stream(),
-            Inner::Pieces { data, trailers, .. } => data.len() == 0 && trailers.is_none(),
+            Inner::Pieces { first, data, trailers, .. } => {
+                first.is_empty() && data.len() == 0 && trailers.is_none()
+            }
             Inner::Rest { data, rest } => {
                 data.len() == 0 && rest.as_ref().is_none_or(|rest| rest.is_end_stream())
             }
@@ -124,14 +132,18 @@ impl<B> RequestBody<B> {
         RequestBody { inner: Inner::Passed { body } }
     }
 
-    pub(crate) fn read(data: Bytes, trailers: Option<HeaderMap>) -> RequestBody<B> {
-        RequestBody { inner: Inner::pieces(Pieces { trailers, ..Pieces::of(data) }) }
+    pub(crate) fn read(read: Read) -> RequestBody<B> {
+        RequestBody { inner: Inner::one(read.data, read.trailers) }
     }
 }
 
 impl<B> ResponseBody<B> {
     pub(crate) fn passed(body: B) -> ResponseBody<B> {
         ResponseBody { inner: Inner::Passed { body } }
+    }
+
+    pub(crate) fn one(piece: Bytes, trailers: Trailers) -> ResponseBody<B> {
+        ResponseBody { inner: Inner::one(piece, trailers) }
     }
 
     pub(crate) fn pieces(pieces: Pieces) -> ResponseBody<B> {
@@ -175,7 +187,7 @@ impl_body!(ResponseBody);
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) data: Bytes,
-    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) trailers: Trailers,
 }
 
 /// Why a request body was not read whole.
@@ -213,7 +225,7 @@ pub(crate) async fn read<B: Body>(body: B, limit: u64) -> Result<Read, NotRead> 
                     }
                 }
             }
-            Err(frame) => trailers = frame.into_trailers().ok(),
+            Err(frame) => trailers = frame.into_trailers().ok().map(Box::new),
         }
     }
     let data = if joined.is_empty() { first } else { joined.freeze() };
@@ -250,7 +262,7 @@ pub(crate) async fn collect<B: Body>(
                     return Ended::TooLarge;
                 }
             }
-            Err(frame) => pieces.trailers = frame.into_trailers().ok(),
+            Err(frame) => pieces.trailers = frame.into_trailers().ok().map(Box::new),
         }
     }
     Ended::Whole

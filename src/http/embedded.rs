@@ -1,6 +1,8 @@
 //! The embedded store as a backend of the layer.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use crate::engine::outcome::{
     Conflict, ConflictState, InProgress, OrphanCause, OrphanInfo, Status, Stored,
 };
 use crate::error::Error;
+use crate::future::ClaimFuture;
 use crate::http::backend::{
     Administer, Answer, Backend, BackendError, BackendPermit, Completed, Conflicting, ErrorKind,
     Evicts, Holding, Orphaned, OrphansShow, Promises, Running, Survives, TokensOrder, Unresolved,
@@ -115,23 +118,23 @@ impl Backend for Store {
         }
     }
 
-    async fn claim(
+    fn claim(
         &self,
         scope: Scope<'_>,
         fingerprint: Fingerprint,
         _lease: Duration,
-    ) -> Result<Answer<StorePermit>, Error> {
-        self.claim_async(scope, fingerprint).await.map(answer)
+    ) -> impl Future<Output = Result<Answer<StorePermit>, Error>> + Send {
+        Answering(self.claim_async(scope, fingerprint))
     }
 
-    async fn claim_after(
+    fn claim_after(
         &self,
         scope: Scope<'_>,
         fingerprint: Fingerprint,
         _seen: Token,
         _lease: Duration,
-    ) -> Result<Answer<StorePermit>, Error> {
-        self.claim_or_wait_async(scope, fingerprint).await.map(answer)
+    ) -> impl Future<Output = Result<Answer<StorePermit>, Error>> + Send {
+        Answering(self.claim_or_wait_async(scope, fingerprint))
     }
 
     async fn take_over(
@@ -278,6 +281,18 @@ async fn blocking<T: Send + 'static>(
             // The runtime is going down, and so is the server.
             Err(_) => Err(Error::Closed),
         },
+    }
+}
+
+/// A claim in the words of the layer. As an `async fn` it would keep its arguments too, and every
+/// request with a key moves and allocates what it takes.
+struct Answering(ClaimFuture);
+
+impl Future for Answering {
+    type Output = Result<Answer<StorePermit>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|claim| claim.map(answer))
     }
 }
 

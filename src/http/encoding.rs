@@ -31,7 +31,7 @@ pub(crate) enum BodyKept {
 pub(crate) struct Saved {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    pub(crate) trailers: Option<HeaderMap>,
+    pub(crate) trailers: Option<Box<HeaderMap>>,
     /// `None` where it was not kept.
     pub(crate) body: Option<Bytes>,
 }
@@ -85,7 +85,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Option<Saved> {
     let trailers_end = headers_end.checked_add(trailers_bytes)?;
     let headers = fields(bytes, PREFIX_BYTES..headers_end)?;
     let trailers = fields(bytes, headers_end..trailers_end)?;
-    let trailers = (!trailers.is_empty()).then_some(trailers);
+    let trailers = (!trailers.is_empty()).then(|| Box::new(trailers));
     let body = (prefix[1] & BODY_NOT_KEPT == 0).then(|| bytes.slice(trailers_end..));
     Some(Saved { status, headers, trailers, body })
 }
@@ -123,11 +123,12 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.append("grpc-status", HeaderValue::from_static("0"));
         let body = Some(Bytes::from_static(b"\0\xffbody"));
-        Saved { status: StatusCode::CREATED, headers, trailers: Some(trailers), body }
+        let trailers = Some(Box::new(trailers));
+        Saved { status: StatusCode::CREATED, headers, trailers, body }
     }
 
     fn encode(saved: &Saved) -> Vec<u8> {
-        let trailers = saved.trailers.iter().flatten();
+        let trailers = saved.trailers.as_deref().into_iter().flatten();
         let kept = if saved.body.is_some() { BodyKept::Whole } else { BodyKept::No };
         let mut bytes = encode_head(saved.status, saved.headers.iter(), trailers, kept);
         bytes.extend_from_slice(saved.body.as_deref().unwrap_or_default());

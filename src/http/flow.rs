@@ -2,7 +2,7 @@
 //! from the store, or is refused.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tower_service::Service;
 use tracing::Instrument as _;
 
 use crate::http::answer::{SOON, refuse};
-use crate::http::asked::{Asked, Caller, Decided, Whose};
+use crate::http::asked::{Asked, Caller, Decided, Shown, Whose};
 use crate::http::backend::{Backend, BackendPermit as _};
 use crate::http::body::{self, NotRead, Read, RequestBody, ResponseBody};
 use crate::http::key::{self, KeyPresence, KeySource};
@@ -31,17 +31,17 @@ pub(crate) struct Keyed<B> {
     pub(crate) config: Arc<Config<B>>,
     pub(crate) state: Arc<State>,
     pub(crate) policy: Policy,
-    pub(crate) parts: Parts,
+    pub(crate) parts: Box<Parts>,
     pub(crate) key: Option<String>,
     pub(crate) whose: Option<Whose>,
 }
 
-/// Serves one request.
-pub(crate) async fn serve<B, S, Q, R>(
+/// Serves one request. Not an `async fn`, whose future has room for its arguments twice.
+pub(crate) fn serve<B, S, Q, R>(
     keyed: Keyed<B>,
     body: Q,
     mut service: S,
-) -> Result<Response<ResponseBody<R>>, S::Error>
+) -> impl Future<Output = Result<Response<ResponseBody<R>>, S::Error>> + Send
 where
     B: Backend,
     S: Service<Request<RequestBody<Q>>, Response = Response<R>> + Send + 'static,
@@ -52,49 +52,63 @@ where
     R: Body + Send + 'static,
     R::Data: Send,
 {
-    let policy = keyed.policy.clone();
-    let rules = policy.rules();
-    let reading = body::read(body, rules.request_bytes_max);
-    let read = match within(rules.request_time_max, reading).await {
-        Some(Ok(read)) => read,
-        Some(Err(NotRead::TooLarge)) => {
-            return Ok(refuse(rules, Problem::new(Code::RequestTooLarge)));
-        }
-        Some(Err(NotRead::Broken)) | None => {
-            return Ok(refuse(rules, Problem::new(Code::RequestIncomplete)));
-        }
-    };
-    let (parts, asked) = match keyed.ask(&read) {
-        Ok(asked) => asked,
-        Err(Unasked::Refuse(problem)) => return Ok(refuse(rules, problem)),
-        Err(Unasked::Pass(parts)) => {
-            let request = Request::from_parts(*parts, RequestBody::read(read.data, read.trailers));
-            return Ok(Box::pin(service.call(request)).await?.map(ResponseBody::passed));
-        }
-    };
-    match asked.decide().await {
-        Decided::Refuse(problem) => Ok(refuse(rules, problem)),
-        Decided::Replay(completed) => Ok(asked.replay(&completed).await),
-        Decided::Run(permit) => {
-            let span = tracing::debug_span!(
-                target: observe::TARGET,
-                "idempotency",
-                scope = %asked.shown(),
-                operation = %permit.operation(),
-                attempt = permit.attempt(),
-            );
-            let Some(run) = Run::start(asked, permit).await else {
-                return Ok(refuse(rules, Problem::after(Code::Unavailable, SOON)));
-            };
-            detach(run, parts, read, service, span).await
+    async move {
+        let policy = keyed.policy.clone();
+        let rules = policy.rules();
+        let read = {
+            let reading = pin!(body::read(body, rules.request_bytes_max));
+            within(rules.request_time_max, reading).await
+        };
+        let read = match read {
+            Some(Ok(read)) => read,
+            Some(Err(NotRead::TooLarge)) => {
+                return Ok(refuse(rules, Problem::new(Code::RequestTooLarge)));
+            }
+            Some(Err(NotRead::Broken)) | None => {
+                return Ok(refuse(rules, Problem::new(Code::RequestIncomplete)));
+            }
+        };
+        let (parts, asked) = match keyed.ask(&read) {
+            Ok(asked) => asked,
+            Err(Unasked::Refuse(problem)) => return Ok(refuse(rules, problem)),
+            Err(Unasked::Pass(parts)) => {
+                let request = Request::from_parts(*parts, RequestBody::read(read));
+                return Ok(Box::pin(service.call(request)).await?.map(ResponseBody::passed));
+            }
+        };
+        // What is not held across an await takes no room in the future.
+        let permit = match asked.decide().await {
+            Decided::Run(permit) => Ok(permit),
+            Decided::Refuse(problem) => return Ok(refuse(rules, problem)),
+            Decided::Replay(completed) => match asked.replay(completed) {
+                Shown::Now(response) => return Ok(response),
+                Shown::Asked(shown) => Err(shown),
+            },
+        };
+        let (span, starting) = match permit {
+            Err(shown) => return Ok(shown.await),
+            Ok(permit) => (span_of(&asked, &permit), Box::pin(Run::start(asked, permit))),
+        };
+        match starting.await {
+            Some(run) => detach(run, parts, read, service, span).await,
+            None => Ok(refuse(rules, Problem::after(Code::Unavailable, SOON))),
         }
     }
 }
 
+fn span_of<B: Backend>(asked: &Asked<B>, permit: &B::Permit) -> tracing::Span {
+    tracing::debug_span!(
+        target: observe::TARGET,
+        "idempotency",
+        scope = %asked.shown(),
+        operation = %permit.operation(),
+        attempt = permit.attempt(),
+    )
+}
+
 /// What a future yields within `limit`. No timer is set for one that is ready when its task is
 /// polled a second time, as the body is that came in one piece with its head.
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+async fn within<F: Future>(limit: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
     let mut polled = false;
     let early = poll_fn(|cx| match future.as_mut().poll(cx) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
@@ -115,7 +129,7 @@ async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
 /// its own future, which requests that run nothing would have to allocate.
 fn detach<B, S, Q, R>(
     run: Run<B>,
-    parts: Parts,
+    parts: Box<Parts>,
     read: Read,
     service: S,
     span: tracing::Span,
@@ -142,7 +156,7 @@ enum Unasked {
 
 impl<B: Backend> Keyed<B> {
     /// What to ask, now that the body is there.
-    fn ask(self, read: &Read) -> Result<(Parts, Asked<B>), Unasked> {
+    fn ask(self, read: &Read) -> Result<(Box<Parts>, Asked<B>), Unasked> {
         let rules = self.policy.rules();
         let key = match (self.key, &rules.key) {
             (Some(key), _) => key,
@@ -150,7 +164,7 @@ impl<B: Backend> Keyed<B> {
                 Some(key) if key::is_key(&key) => key,
                 Some(_) => return Err(Unasked::Refuse(Problem::new(Code::KeyInvalid))),
                 None if rules.presence == KeyPresence::Optional => {
-                    return Err(Unasked::Pass(Box::new(self.parts)));
+                    return Err(Unasked::Pass(self.parts));
                 }
                 None => return Err(Unasked::Refuse(Problem::new(Code::KeyMissing))),
             },
@@ -165,7 +179,7 @@ impl<B: Backend> Keyed<B> {
         };
         let caller = rules.authorize.clone().map(|authorize| {
             // The handler gets the head, and a replay may come after it.
-            Box::new(Caller { authorize, parts: self.parts.clone() })
+            Arc::new(Caller { authorize, parts: Parts::clone(&self.parts) })
         });
         let principal = whose.principal.as_deref();
         let asked = Asked {

@@ -56,7 +56,7 @@ impl<B: Backend> Run<B> {
 
     pub(crate) async fn serve<S, Q, R>(
         self,
-        parts: Parts,
+        parts: Box<Parts>,
         read: Read,
         service: S,
     ) -> Result<Response<ResponseBody<R>>, S::Error>
@@ -84,7 +84,7 @@ impl<B: Backend> Run<B> {
                     }
                 }
             }
-            self.handle(parts, read, service).await
+            self.handle(*parts, read, service).await
         };
         self.held.renewing(pin!(attempt)).await
     }
@@ -104,7 +104,7 @@ impl<B: Backend> Run<B> {
         R::Data: Send,
     {
         parts.extensions.insert(Attempt::new(Arc::clone(&self.held)));
-        let request = Request::from_parts(parts, RequestBody::read(read.data, read.trailers));
+        let request = Request::from_parts(parts, RequestBody::read(read));
         let handler = Caught::new(async move { service.call(request).await });
         let handled = match self.rules().run_limit {
             None => Ok(handler.await),
@@ -182,7 +182,7 @@ impl<B: Backend> Run<B> {
             // What goes on for too long is kept as "it ran": nobody waits for its trailers.
             Some(Ended::TooLarge) | None => self.store(head, body, pieces, ended).await,
             Some(Ended::Whole) => {
-                let outcome = self.rules().classify.of_trailers(pieces.trailers.as_ref());
+                let outcome = self.rules().classify.of_trailers(pieces.trailers.as_deref());
                 match self.weigh(outcome) {
                     Outcome::Success => self.store(head, body, pieces, ended).await,
                     outcome => {
@@ -239,7 +239,7 @@ impl<B: Backend> Run<B> {
         let rules = self.rules();
         let whole = ended == Some(Ended::Whole) && rules.keep == Keep::Whole;
         let kept = if whole { BodyKept::Whole } else { BodyKept::No };
-        let encoded = self.encode(&head, pieces.trailers.as_ref(), kept);
+        let encoded = self.encode(&head, pieces.trailers.as_deref(), kept);
         let mut parts: Vec<&[u8]> = Vec::with_capacity(1 + pieces.data.len());
         parts.push(&encoded);
         if whole {
@@ -353,7 +353,7 @@ impl<B: Backend> Run<B> {
             Told::Superseded => self.winner_or_unknown().await,
             Told::Recorded(completed) => match marker {
                 Marker::None => respond(rules, found, &completed, marker),
-                Marker::Replayed => self.asked.show(found, &completed).await,
+                Marker::Replayed => self.asked.show(found, completed).response().await,
             },
             // Whether this caller may see it is a question about a record.
             Told::NotRecorded if marker == Marker::Replayed && rules.authorize.is_some() => {
@@ -362,7 +362,7 @@ impl<B: Backend> Run<B> {
             // It is durable where the witness has it.
             Told::NotRecorded => match found.body {
                 Some(body) => {
-                    let mut response = Response::new(ResponseBody::pieces(Pieces::of(body)));
+                    let mut response = Response::new(ResponseBody::one(body, None));
                     *response.status_mut() = found.status;
                     *response.headers_mut() = found.headers;
                     // Without the date: that was to come from the record.
@@ -402,7 +402,7 @@ impl<B: Backend> Run<B> {
     async fn winner<R>(&self) -> Option<Response<ResponseBody<R>>> {
         match self.asked.decide().await {
             Decided::Refuse(problem) => Some(refuse(self.rules(), problem)),
-            Decided::Replay(completed) => Some(self.asked.replay(&completed).await),
+            Decided::Replay(completed) => Some(self.asked.replay(completed).response().await),
             Decided::Run(permit) => {
                 // Somebody freed the scope. This request ran once, and does not run again.
                 undo(&self.asked, &permit).await;

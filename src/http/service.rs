@@ -84,6 +84,7 @@ where
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);
                 let (config, state) = (Arc::clone(&self.config), Arc::clone(&self.state));
+                let parts = Box::new(parts);
                 let keyed = Keyed { config, state, policy, parts, key, whose };
                 Step::Keyed { future: Box::pin(flow::serve(keyed, body, service)) }
             }

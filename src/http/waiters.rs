@@ -1,6 +1,7 @@
 //! Bounds on what waits and runs: per key, per organization, and in all.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -89,7 +90,7 @@ impl Drop for Waiting {
         let mut counts = self.places.counts.lock();
         counts.waiters -= 1;
         counts.bytes -= self.bytes;
-        leave(&mut counts.keys, &self.digest);
+        leave(&mut counts.keys, self.digest);
     }
 }
 
@@ -102,25 +103,27 @@ pub(crate) struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        leave(&mut self.places.counts.lock().organizations, &self.organization);
+        let organization = Arc::clone(&self.organization);
+        leave(&mut self.places.counts.lock().organizations, organization);
     }
 }
 
 /// One more of a key, if there are fewer than `bound`. Nothing is kept of a key that is refused.
 fn join<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, bound: usize) -> Option<()> {
-    let before = counts.get(&key).copied().unwrap_or_default();
-    if before >= bound {
-        return None;
+    match counts.entry(key) {
+        Entry::Occupied(count) if *count.get() >= bound => return None,
+        Entry::Vacant(_) if bound == 0 => return None,
+        Entry::Occupied(mut count) => *count.get_mut() += 1,
+        Entry::Vacant(count) => *count.insert(0) += 1,
     }
-    counts.insert(key, before + 1);
     Some(())
 }
 
-fn leave<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
+fn leave<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: K) {
+    if let Entry::Occupied(mut count) = counts.entry(key) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
         }
     }
 }
