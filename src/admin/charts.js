@@ -109,22 +109,29 @@ class Tile {
     this.title = title;
     this.series = legends.map(() => new Series());
     this.numbers = legends.map(() => el("span"));
-    this.units = legends.map((legend) => el("small", {}, " " + legend));
+    this.units = legends.map(() => el("small"));
+    this.legends = legends;
     this.top = el("span");
     this.chart = svg("svg", { viewBox: "0 0 300 72", preserveAspectRatio: "none", role: "img" });
     const pair = el("div", { class: "pair" });
     legends.forEach((legend, at) => {
-      const now = el("p", { class: "now" });
-      if (legends.length > 1) now.append(el("span", { class: at ? "swatch other" : "swatch", "aria-hidden": "true" }));
-      now.append(this.numbers[at], this.units[at]);
+      const now = el("div", {}, el("p", { class: "now" }, this.numbers[at], this.units[at]));
+      if (legend) now.append(el("p", { class: "legend" }, el("span", { class: at ? "swatch other" : "swatch", "aria-hidden": "true" }), legend));
       pair.append(now);
     });
     const axis = el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "3 min ago"), this.top, el("span", {}, "now"));
     this.element = el("div", { class: "tile" }, el("h3", {}, title), pair, this.chart, axis);
   }
 
+  /** Nothing is known of now. */
+  gap() {
+    for (const series of this.series) series.push(null);
+    if (this.words) this.draw(this.words);
+  }
+
   /** `words` makes number and unit of a value. */
   draw(words) {
+    this.words = words;
     const top = nice(Math.max(...this.series.map((series) => series.highest)));
     const drawn = [svg("line", { class: "rule", x1: 0, x2: 300, y1: 70, y2: 70 }), svg("line", { class: "rule", x1: 0, x2: 300, y1: 4, y2: 4 })];
     this.series.forEach((series, at) => {
@@ -137,16 +144,15 @@ class Tile {
       }
       const [number, unit] = words(series.last);
       this.numbers[at].textContent = number;
-      this.units[at].textContent = " " + unit + this.legend(at);
+      this.units[at].textContent = "\u00a0" + unit;
     });
     this.chart.replaceChildren(...drawn);
-    this.top.textContent = "top line " + words(top).join("\u00a0");
+    const empty = this.series.every((series) => series.points.every((value) => value === null));
+    this.top.textContent = empty ? "nothing yet" : "top line " + words(top).join("\u00a0");
     const highest = this.series.map((series) => words(series.highest).join(" ")).join(", ");
-    const now = this.series.map((series, at) => words(series.last).join(" ") + this.legend(at)).join(", ");
+    const now = this.series.map((series, at) => (this.legends[at] + " " + words(series.last).join(" ")).trim()).join(", ");
     this.chart.setAttribute("aria-label", this.title + " over the last three minutes: now " + now + "; highest " + highest);
   }
-
-  legend(at) { return this.series.length > 1 ? ["\u00a0half are faster", "\u00a099\u00a0% are faster"][at] : ""; }
 }
 
 /** The time that this share of the commits between two histograms did not exceed, in microseconds. */
@@ -204,14 +210,15 @@ function endInWords(goes, now, tail) {
 /** Rows of bars over time: what was written when, and how long it is kept. */
 function drawTimeline(place, segments, now) {
   const rows = grouped(withEnds(segments));
-  const width = Math.max(280, place.clientWidth);
+  const width = Math.max(240, place.clientWidth);
   const [left, right, pitch, head] = [width < 500 ? 52 : 78, width < 500 ? 112 : 150, 20, 22];
   const height = head + rows.length * pitch + 4;
   const from = Math.min(now, ...rows.map((row) => row.begun));
-  const until = Math.max(now + 1, ...rows.map((row) => row.goes ?? 0));
+  // An hour at least, so that the marks differ.
+  const until = Math.max(now, from + 36e5, ...rows.map((row) => row.goes ?? 0));
   const x = (ms) => left + (width - left - right) * (ms - from) / (until - from);
   const drawn = [];
-  const step = (until - from) / (width < 500 ? 2 : 5);
+  const step = (until - from) / (width < 500 ? 1 : 5);
   for (let at = from; at <= until + 1; at += step) {
     drawn.push(svg("line", { class: "tick", x1: x(at), x2: x(at), y1: head - 4, y2: height }));
     const date = new Date(at);

@@ -120,8 +120,11 @@ function seen(orphan) {
   return { scope: { organization, method, path, key }, token };
 }
 
-/** Opens the dialog; `send` makes the change and returns what is to be said when it is done. */
-function confirmWith({ title, button, body, send }) {
+/**
+ * Opens the dialog; `send` makes the change and returns what is to be said when it is done, and
+ * `then` brings the page up to date.
+ */
+function confirmWith({ title, button, body, send, then }) {
   const dialog = $("dialog");
   $("dialog-title").textContent = title;
   $("dialog-do").textContent = button;
@@ -136,6 +139,7 @@ function confirmWith({ title, button, body, send }) {
       const done = await send();
       dialog.close();
       announce(done);
+      if (then) await then();
     } catch (error) {
       $("dialog-error").textContent = "Nothing was changed: " + error.message;
       $("dialog-error").hidden = false;
@@ -146,11 +150,10 @@ function confirmWith({ title, button, body, send }) {
   dialog.showModal();
 }
 
-async function ended(done) {
-  await refreshOrphans().catch(() => {});
-  // The button that was used is gone with its row.
+async function refreshAfter() {
+  // The button that was used goes with its row.
   $("orphans-title").focus();
-  return done;
+  await refreshOrphans().catch(() => {});
 }
 
 function field(label, control, wide) {
@@ -198,8 +201,9 @@ function askToResolve(orphan) {
     body: [factsOf(orphan), el("p", {}, "The operation counts as completed. Every retry gets this response, for " + span(figuresNow.ttl_ms) + ", and never runs it again."), set, parts, whole],
     send: async () => {
       const done = await ask("orphans/resolve", { ...seen(orphan), response: response() });
-      return ended(done.response_kept ? "Resolved: retries get the response." : "Resolved, but there was no room for the response: retries are told that it ran.");
+      return done.response_kept ? "Resolved: retries get the response." : "Resolved, but there was no room for the response: retries are told that it ran.";
     },
+    then: refreshAfter,
   });
 }
 
@@ -211,7 +215,8 @@ function askToRelease(orphan) {
     body: [factsOf(orphan), el("p", {}, "The key becomes free, and the next retry runs the operation. If the first attempt did have an effect, or still commits one, it happens twice."), el("label", { class: "choice" }, sure, "I have looked where the effect would be. It is not there, and no attempt can still bring it about.")],
     send: async () => {
       await ask("orphans/release", seen(orphan));
-      return ended("Released: the key is free.");
+      return "Released: the key is free.";
     },
+    then: refreshAfter,
   });
 }
