@@ -99,7 +99,7 @@ fn room(stats: &Stats) -> Option<Alarm> {
     (left < HEADROOM_BYTES_LOW || left < whole / 10).then(|| Alarm {
         code: "headroom_low",
         severity: Severity::Warning,
-        summary: format!("Only {} MiB of room are left.", left >> 20),
+        summary: format!("Only {} MiB of room are left.", left.div_ceil(1 << 20)),
         advice: "Make room before it is used up: then new claims are refused.",
     })
 }

@@ -9,7 +9,7 @@ const WINDOW_MS = 10000;
 
 /** What was told last. */
 let figuresNow = { ttl_ms: 0 };
-let history = [];
+let answers = [];
 let lastGood = null;
 let polls = 0;
 let segmentsNow = null;
@@ -56,16 +56,16 @@ for (const tile of Object.values(tiles)) $("tiles").append(tile.element);
 
 /** How much a counter grew a second since the last answer; null over a gap or a restart. */
 function growth(name) {
-  if (history.length < 2) return null;
-  const [before, after] = history.slice(-2);
+  if (answers.length < 2) return null;
+  const [before, after] = answers.slice(-2);
   const [grown, took] = [after.told.figures[name] - before.told.figures[name], after.at - before.at];
   return grown < 0 || took > 5 * POLL_MS ? null : grown * 1000 / took;
 }
 
 /** The oldest answer of the window that the newest can be compared with. */
 function windowStart(ms) {
-  const newest = history[history.length - 1];
-  return history.find((one) => newest.at - one.at <= ms);
+  const newest = answers[answers.length - 1];
+  return answers.find((one) => newest.at - one.at <= ms);
 }
 
 function drawTiles() {
@@ -74,7 +74,7 @@ function drawTiles() {
     tiles[tile].series[0].push(growth(name));
     tiles[tile].draw(perSecond);
   }
-  const [before, after] = [windowStart(WINDOW_MS), history[history.length - 1]];
+  const [before, after] = [windowStart(WINDOW_MS), answers[answers.length - 1]];
   [0.5, 0.99].forEach((share, at) => {
     tiles.commits.series[at].push(quantile(before.told.commit_latency, after.told.commit_latency, share));
   });
@@ -92,7 +92,7 @@ function drawFacts(told) {
     ["Responses kept", count(figures.responses)],
     ["Running now", count(figures.in_flight)],
     ["Orphans", count(figures.orphans)],
-    ["Refused, last 3 min", count(Math.max(0, figures.refused - refused))],
+    ["Refused, 3 min", count(Math.max(0, figures.refused - refused))],
     ["On disk", bytes(figures.disk_bytes)],
     ["Index in memory", bytes(figures.index_bytes)],
     ["Kept for", span(told.ttl_ms)],
@@ -105,7 +105,7 @@ function drawRoom(told) {
   const share = left / Math.max(1, taken + left);
   $("gauge").firstElementChild.style.width = (100 * (1 - share)).toFixed(2) + "%";
   const first = windowStart(180000);
-  const [grown, took] = [told.figures.appended_bytes - first.told.figures.appended_bytes, history[history.length - 1].at - first.at];
+  const [grown, took] = [told.figures.appended_bytes - first.told.figures.appended_bytes, answers[answers.length - 1].at - first.at];
   let lasts = "";
   if (grown > 0 && took >= 10000 && left > 0) lasts = " As fast as in the last minutes, and with nothing expiring, that lasts " + span(left / grown * took) + ".";
   const words = bytes(left) + " left (" + tenths.format(100 * share) + "\u00a0%), " + bytes(taken) + " taken, of which " + bytes(reserved) + " are kept so that every open claim can end.";
@@ -209,8 +209,8 @@ function fail(error) {
 async function poll() {
   try {
     const told = await ask("stats");
-    history.push({ at: performance.now(), told });
-    if (history.length > POINTS + 1) history.shift();
+    answers.push({ at: performance.now(), told });
+    if (answers.length > POINTS + 1) answers.shift();
     figuresNow = told;
     lastGood = Date.now();
     $("unreachable").hidden = true;

@@ -192,9 +192,10 @@ impl Browser {
     pub(crate) fn screenshot(&self, name: &str) {
         let Some(dir) = std::env::var_os("ONCELOG_SCREENSHOTS") else { return };
         let width = self.value("document.documentElement.clientWidth");
-        let height = "Math.max(innerHeight, Math.min(document.documentElement.scrollHeight, 2600))";
+        let height = "Math.max(innerHeight, Math.min(document.documentElement.scrollHeight, 1650))";
         let height = self.value(height);
-        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 1 });
+        // Small enough to be shown in the docs.
+        let clip = json!({ "x": 0, "y": 0, "width": width, "height": height, "scale": 0.75 });
         let whole = json!({ "captureBeyondViewport": true, "clip": clip });
         let shot = self.developer("Page.captureScreenshot", &whole);
         let path = std::path::Path::new(&dir).join(format!("{name}.png"));
