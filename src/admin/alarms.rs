@@ -129,7 +129,7 @@ fn data(stats: &Stats) -> Vec<Alarm> {
             code: "clock_held",
             severity: Severity::Warning,
             summary: "The clock jumped forward, and nothing confirms it: nothing expires.".into(),
-            advice: "Check the time of the machine. If it is right, accept it here; if not, set it.",
+            advice: "Check the time of the machine. If it is right, accept it; if not, set it.",
         });
     }
     if stats.segments_without_expiry > 0 {

@@ -13,7 +13,7 @@ pub struct Operator {
 
 impl Operator {
     /// By the name that is logged with each change, and shown on the page to whoever bears it. A
-    /// request of an operator with an empty name is refused: a change that nobody made helps nobody.
+    /// request of an operator with an empty name is refused: the log is to say who made a change.
     pub fn named(name: impl Into<String>) -> Operator {
         Operator { name: name.into() }
     }

@@ -58,8 +58,8 @@ struct BackupName {
 struct Accepted {}
 
 impl Seen {
-    /// The orphan, if its last attempt is still the one that was seen. What is done to it names that
-    /// attempt, so that one which begins meanwhile is not ended.
+    /// The orphan, if its last attempt is still the one that was seen. What is done to it names
+    /// that attempt, so that one which begins meanwhile is not ended.
     fn find(&self, context: &Context) -> Result<Orphan, Problem> {
         let token = token(&self.token)?;
         let orphan = context.store.orphan(self.scope.scope())?;
@@ -223,13 +223,10 @@ impl Deed {
             let Deed { action, subject, operator } = self;
             let operator = operator.name();
             let outcome = change(context);
-            match &outcome {
-                Ok(_) => {
-                    tracing::info!(target: TARGET, operator = ?operator, action, subject, "done")
-                }
-                Err(problem) => {
-                    let code = problem.code();
-                    tracing::warn!(target: TARGET, operator = ?operator, action, subject, code, "refused");
+            match outcome.as_ref().err().map(Problem::code) {
+                None => tracing::info!(target: TARGET, operator, action, subject, "done"),
+                Some(code) => {
+                    tracing::warn!(target: TARGET, operator, action, subject, code, "refused");
                 }
             }
             outcome

@@ -28,8 +28,9 @@
 //! There is no router without the answer to *who asks*:
 //!
 //! ```compile_fail,E0061
-//! # let store: oncelog::Store = todo!();
-//! let admin = oncelog::admin::Admin::new(store).router();
+//! fn operations(store: oncelog::Store) -> axum::Router {
+//!     oncelog::admin::Admin::new(store).router()
+//! }
 //! ```
 //!
 //! # Routes
@@ -52,8 +53,9 @@
 //!
 //! The router needs a tokio runtime with threads for blocking work.
 
-mod authentication;
 mod problem;
+
+mod authentication;
 
 mod guard;
 mod read;
@@ -62,10 +64,10 @@ mod alarms;
 mod figures;
 mod metrics;
 
-mod look;
 mod saved;
 
 mod change;
+mod look;
 mod page;
 
 use std::fmt;

@@ -109,8 +109,10 @@ fn check_histogram(family: &Family) -> Result<(), String> {
 
 #[test]
 fn the_reader_refuses_each_fault_it_is_for() {
-    let good = "# HELP a_total Help.\n# TYPE a_total counter\na_total{k=\"x\"} 1\na_total{k=\"y\"} 2\n\
-                # HELP h Help.\n# TYPE h histogram\nh_bucket{le=\"0.5\"} 1\nh_bucket{le=\"+Inf\"} 2\n\
+    let good = "# HELP a_total Help.\n# TYPE a_total counter\na_total{k=\"x\"} 1\n\
+                a_total{k=\"y\"} 2\n\
+                # HELP h Help.\n# TYPE h histogram\nh_bucket{le=\"0.5\"} 1\n\
+                h_bucket{le=\"+Inf\"} 2\n\
                 h_sum 0.7\nh_count 2\n";
     assert_eq!(read(good).unwrap().len(), 2);
     let faults = [

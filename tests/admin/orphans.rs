@@ -256,7 +256,10 @@ async fn an_orphan_is_resolved_with_the_bytes_that_are_given_and_no_others() {
 async fn a_response_that_no_client_could_get_resolves_nothing() {
     let server = Server::with("/ops", Store::options().response_bytes_max(1024)).await;
     let mut resolution = orphan(&server.store, scope("k"));
-    let http = |status: u16, name: &str, value: &str| json!({ "http": { "status": status, "headers": [[name, value]] } });
+    let http = |status: u16, name: &str, value: &str| {
+        let headers = [[name, value]];
+        json!({ "http": { "status": status, "headers": headers } })
+    };
     let responses = [
         http(99, "link", "a"),
         http(101, "link", "a"),

@@ -67,7 +67,7 @@ impl Browser {
             "--hide-scrollbars",
             "--window-size=1280,900",
             "--lang=en-GB",
-            "--disable-features=OptimizationHints,MediaRouter,Translate,InterestFeedContentSuggestions",
+            "--disable-features=OptimizationHints,MediaRouter,Translate",
         ];
         let flags: Vec<String> = flags.iter().map(ToString::to_string).chain(own).collect();
         json!({ "capabilities": { "alwaysMatch": {
@@ -188,7 +188,8 @@ impl Browser {
         self.developer("Emulation.setEmulatedMedia", &json!({ "features": [feature] }));
     }
 
-    /// Writes the page, of a long one its head, as PNG to the directory that `ONCELOG_SCREENSHOTS` names, if it does.
+    /// Writes the page, of a long one its head, as PNG to the directory that `ONCELOG_SCREENSHOTS`
+    /// names, if it does.
     pub(crate) fn screenshot(&self, name: &str) {
         let Some(dir) = std::env::var_os("ONCELOG_SCREENSHOTS") else { return };
         let width = self.value("document.documentElement.clientWidth");

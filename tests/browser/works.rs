@@ -1,4 +1,4 @@
-//! What the page does: figures move, orphans end, hostile keys are text, nothing is asked elsewhere.
+//! What the page does: figures move, orphans end, hostile keys stay text, no other host is asked.
 
 use oncelog::{Claim, Fingerprint, Status, Store};
 
