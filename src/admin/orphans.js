@@ -54,6 +54,22 @@ async function refreshOrphans() {
   drawOrphans(page);
 }
 
+/** The same; where the list is refused, that is said in its place. */
+async function showOrphans() {
+  try {
+    await refreshOrphans();
+  } catch (error) {
+    if (error.unreachable) throw error;
+    Object.assign(orphans, { total: null, shown: "" });
+    $("orphans").tBodies[0].replaceChildren();
+    $("orphans").hidden = true;
+    document.querySelector(".pager").hidden = true;
+    $("orphans-count").textContent = "";
+    $("orphans-none").textContent = "The list cannot be read: " + error.message + ".";
+    $("orphans-none").hidden = false;
+  }
+}
+
 function drawOrphans(page) {
   orphans.next = page.next;
   orphans.total = page.total;

@@ -196,6 +196,10 @@ function setState(state, text) {
   document.title = state === "stale" ? "Not answering \u2013 oncelog" : "oncelog";
 }
 
+function notLive() {
+  return "Not live" + (lastGood === null ? "" : " since " + new Date(lastGood).toLocaleTimeString("en-GB"));
+}
+
 function fail(error) {
   for (const tile of Object.values(tiles)) tile.gap();
   // What comes after the gap is not compared with what came before it.
@@ -203,7 +207,7 @@ function fail(error) {
   const words = error.unreachable ? "The server has not answered" + since + "." : "No figures" + since + ": " + error.message + ".";
   $("unreachable").textContent = words + (lastGood === null ? "" : " What is below is from then, and stale.");
   $("unreachable").hidden = false;
-  setState("stale", "Not live" + since);
+  setState("stale", notLive());
 }
 
 async function poll() {
@@ -225,12 +229,13 @@ async function poll() {
     if (polls === 0) performance.mark("figures");
     const others = [];
     if (polls % SEGMENTS_EVERY === 0 || told.figures.segments !== segmentsNow?.segments.length) others.push(refreshSegments());
-    if (polls % ORPHANS_EVERY === 0 || told.figures.orphans !== orphans.total) others.push(refreshOrphans());
+    if (polls % ORPHANS_EVERY === 0 || told.figures.orphans !== orphans.total) others.push(showOrphans());
     polls += 1;
     await Promise.all(others);
   } catch (error) {
-    if (error.unreachable || error.status) fail(error);
-    else throw error;
+    // Whatever it is, what is seen is not of now.
+    if (!error.unreachable && !error.status) console.error(error);
+    fail(error);
   }
 }
 
@@ -243,7 +248,10 @@ async function loop() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && timer === null) loop();
+  if (document.hidden || timer !== null) return;
+  // Until an answer comes, what is seen is from before the page was hidden.
+  if (lastGood !== null && Date.now() - lastGood > 3 * POLL_MS) setState("stale", notLive());
+  loop();
 });
 
 let typing = null;

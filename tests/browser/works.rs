@@ -182,6 +182,11 @@ fn ten_thousand_orphans_are_shown_within_a_second_and_found() {
             .unwrap()
     };
     println!("figures after {:.0} ms, orphans after {:.0} ms", mark("figures"), mark("orphans"));
+    let took = |route: &str| {
+        let entries = "performance.getEntriesByType('resource')";
+        browser.value(&format!("{entries}.find(entry => entry.name.includes('{route}')).duration"))
+    };
+    println!("/stats took {} ms, /orphans {} ms", took("/stats"), took("/orphans?"));
     assert!(mark("orphans") < 1000.0);
     assert_eq!(browser.text("document.getElementById('orphans-count').textContent"), "(10,000)");
     assert_eq!(browser.value("document.querySelectorAll('#orphans tbody tr').length"), 50);
@@ -198,6 +203,39 @@ fn ten_thousand_orphans_are_shown_within_a_second_and_found() {
     browser.until("document.querySelectorAll('#orphans tbody tr').length === 1");
     let row = browser.text("document.querySelector('#orphans tbody tr').textContent");
     assert!(row.contains("import-07777"), "{row}");
+}
+
+#[test]
+fn a_closed_store_is_an_alarm_and_its_orphans_are_not_shown_any_more() {
+    let server = Server::start(Store::options());
+    drop(claim(&server.store, "import-1"));
+    let browser = opened(&server);
+    browser.until("document.querySelector('#orphans tbody tr')");
+    server.store.clone().close().unwrap();
+    browser.until("document.querySelector('[data-code=closed]')");
+    browser.until("document.getElementById('orphans').hidden");
+    let said = browser.text("document.getElementById('orphans-none').textContent");
+    assert_eq!(said, "The list cannot be read: the store is closed.");
+    assert_eq!(browser.text("document.documentElement.dataset.state"), "live");
+}
+
+#[test]
+fn what_was_seen_before_the_page_was_hidden_is_stale_when_it_is_seen_again() {
+    let server = Server::start(Store::options());
+    let browser = opened(&server);
+    // As a browser tells a page that its tab went to the back, and then to the front.
+    browser.run(
+        "window.hidden = true; \
+         Object.defineProperty(document, 'hidden', { get: () => window.hidden });",
+    );
+    browser.until("timer === null && polls > 1");
+    let state = browser.run(
+        "lastGood -= 3600000; window.hidden = false; \
+         document.dispatchEvent(new Event('visibilitychange')); \
+         return document.documentElement.dataset.state;",
+    );
+    assert_eq!(state, "stale");
+    browser.until("document.documentElement.dataset.state === 'live'");
 }
 
 #[test]
