@@ -102,7 +102,7 @@ pub use future::{ClaimFuture, CompleteFuture, EndFuture, LookupFuture};
 pub use scan::{ClockCheck, Scan};
 pub use scope::{Fingerprint, OperationId, Scope, Token};
 pub use snapshot::{Entries, Entry, Snapshot, Totals};
-pub use stats::{Quarantined, Recovery, Stats};
+pub use stats::{CommitLatency, Quarantined, Recovery, SegmentInfo, SegmentState, Stats};
 pub use store::{Options, Store};
 pub use verify::{Damage, Verification};
 pub use warning::Warning;

@@ -1,7 +1,7 @@
 //! What a store counts, and the snapshot that it shows.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::clock;
 use crate::warning::Warning;
@@ -87,6 +87,99 @@ pub struct Stats {
     /// Until then, in store time, a scope that the store does not know is
     /// [`Error::Corrupt`](crate::Error::Corrupt), since it may have been in what was lost.
     pub quarantined_until: Option<SystemTime>,
+}
+
+/// How long commits took, each the write and the sync that made one batch of records durable, from
+/// [`Store::commit_latency`](crate::Store::commit_latency): a histogram since the store was opened.
+/// The difference of two, bucket by bucket, is the histogram of the time between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitLatency {
+    counts: [u64; LATENCY_BUCKETS],
+    total: Duration,
+}
+
+/// Upper bounds of 4 us, doubled up to 16.8 s, and a bucket for what took longer.
+const LATENCY_BUCKETS: usize = 24;
+const LATENCY_FIRST_US: u64 = 4;
+
+impl CommitLatency {
+    /// The buckets from the fastest to the slowest: the longest time that belongs into it, `None`
+    /// for the last one, and how many commits took no longer than that and longer than the one
+    /// before allows.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> + '_ {
+        let last = LATENCY_BUCKETS - 1;
+        self.counts.iter().enumerate().map(move |(bucket, &count)| {
+            let longest = || Duration::from_micros(LATENCY_FIRST_US << bucket);
+            ((bucket < last).then(longest), count)
+        })
+    }
+
+    /// How many commits there were.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// How long they took together.
+    pub fn total(&self) -> Duration {
+        self.total
+    }
+}
+
+/// What a store counts of its commits: once a batch, never once a claim.
+#[derive(Debug, Default)]
+pub(crate) struct CommitTimes {
+    counts: [Counter; LATENCY_BUCKETS],
+    total_ns: Counter,
+}
+
+impl CommitTimes {
+    pub(crate) fn add(&self, took: Duration) {
+        let steps = clock::duration_ns(took).div_ceil(LATENCY_FIRST_US * 1000);
+        // The number of doublings of the first bound that reach the time.
+        let bucket = steps.max(1).next_power_of_two().trailing_zeros() as usize;
+        self.counts[bucket.min(LATENCY_BUCKETS - 1)].add(1);
+        self.total_ns.add(clock::duration_ns(took));
+    }
+
+    pub(crate) fn read(&self) -> CommitLatency {
+        let total = Duration::from_nanos(self.total_ns.get());
+        CommitLatency { counts: self.counts.each_ref().map(Counter::get), total }
+    }
+}
+
+/// One segment of the log, from [`Store::segments`](crate::Store::segments). Times are store time.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its sequence number, counted from 1.
+    pub segment: u64,
+    /// Whether it takes records, and whether it is whole.
+    pub state: SegmentState,
+    /// Bytes of disk that it takes with its hint file; of the tail, those that hold records.
+    pub disk_bytes: u64,
+    /// Records in it.
+    pub records: u64,
+    /// Completions in it, those that are past their expiry or were forgotten included.
+    pub responses: u64,
+    /// When its first record was written.
+    pub begun_at: SystemTime,
+    /// When its newest record was written.
+    pub newest_at: SystemTime,
+    /// When the last response in it expires: `None` where it holds none. Its file goes at the first
+    /// [`Store::expire`](crate::Store::expire) after that, once every older one has gone.
+    pub expires_at: Option<SystemTime>,
+}
+
+/// What a segment is to the store.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentState {
+    /// It takes the next records.
+    Tail,
+    /// It takes no more records.
+    Sealed,
+    /// It is damaged: see [`OnDamage::Quarantine`](crate::OnDamage).
+    Quarantined,
 }
 
 /// One counter. `Relaxed` throughout: each is read alone, and orders nothing.

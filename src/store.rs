@@ -4,11 +4,11 @@ use std::any::Any;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::backup::{self, Backup, Target};
 use crate::claim::{Claim, Orphan};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, from_ms};
 use crate::config::{
     Background, Config, Create, Durability, OnDamage, OrphanPolicy, Progress, Reads,
 };
@@ -23,7 +23,7 @@ use crate::recovery::view::Indexed;
 use crate::scan::Scan;
 use crate::scope::{Fingerprint, Scope};
 use crate::snapshot::Snapshot;
-use crate::stats::{Recovery, Stats};
+use crate::stats::{CommitLatency, Recovery, SegmentInfo, Stats};
 use crate::storage::Storage;
 use crate::storage::disk::{Appends, DiskStorage, LOCK};
 use crate::sync::{Mutex, Signal};
@@ -496,6 +496,61 @@ impl Store {
     /// ```
     pub fn stats(&self) -> Stats {
         self.0.engine.stats()
+    }
+
+    /// How long the commits took since the store was opened.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let before = store.commit_latency();
+    /// let _permit = store.claim(scope, fingerprint)?;
+    /// let after = store.commit_latency();
+    /// assert_eq!(after.count() - before.count(), 1);
+    /// assert!(after.total() > before.total());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn commit_latency(&self) -> CommitLatency {
+        self.0.engine.log.commit_latency()
+    }
+
+    /// The segments of the log, oldest first, and when what is in them expires. The last one is the
+    /// tail.
+    ///
+    /// ```
+    /// # use oncelog::{Claim, Fingerprint, Scope, Store};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let store = Store::open(dir.path())?;
+    /// # let scope = Scope { organization: "acme", method: "POST", path: "/v1", key: "k" };
+    /// # let fingerprint = Fingerprint::of(b"body");
+    /// let Claim::Granted(permit) = store.claim(scope, fingerprint)? else { unreachable!() };
+    /// let stored = permit.complete(b"201 created")?;
+    /// let segments = store.segments();
+    /// assert_eq!((segments.len(), segments[0].responses), (1, 1));
+    /// assert_eq!(segments[0].expires_at, Some(stored.expires_at()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.0.engine.log.list_segments()
+    }
+
+    /// The store's time, by which responses expire: the wall clock, but never backwards, and behind
+    /// it while a jump is held ([`Stats::clock_held`]).
+    pub fn time(&self) -> SystemTime {
+        from_ms(self.0.engine.now().now_ms)
+    }
+
+    /// Whether the store takes new claims, as far as its files and its owner are concerned; a full
+    /// disk is no error here. No I/O.
+    ///
+    /// # Errors
+    /// `Poisoned` and `Closed`, for good.
+    pub fn check_open(&self) -> Result<()> {
+        self.0.engine.check_closed()?;
+        self.0.engine.log.check_open()
     }
 
     /// What the scrub of [`Options::scrub_bytes_per_second`] knows to be damaged, by segment: at

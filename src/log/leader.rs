@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::clock::real_monotonic;
 use crate::config::Durability;
 use crate::error::{Error, Result};
 use crate::format::hint::Hints;
@@ -111,7 +112,11 @@ impl<D> Log<D> {
         let deeds = RefCell::new(VecDeque::from(std::mem::take(&mut work.deeds)));
         let guard =
             PoisonOnUnwind::armed(|error| self.abandon(&batch, deeds.take(), publish, &error));
+        let began = real_monotonic();
         let outcome = self.check_poison().and_then(|()| self.make_durable(&work));
+        if outcome.is_ok() {
+            self.commit_times.add(real_monotonic().saturating_sub(began));
+        }
         if let Err(error) = &outcome {
             self.set_poison(error);
         }

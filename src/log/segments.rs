@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::clock::from_ms;
 use crate::error::{Error, Result};
 use crate::format::DecodeError;
 use crate::format::hint::{self, Binding, Hint, Hints};
@@ -16,6 +17,7 @@ use crate::log::hinted::{self, HintFile};
 use crate::log::reader::{self, Entry, Scan};
 use crate::log::segment_name;
 use crate::scope::HashKey;
+use crate::stats::{SegmentInfo, SegmentState};
 use crate::storage::{Access, File, Storage};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
@@ -94,20 +96,45 @@ impl Segment {
         }
     }
 
+    /// What an operator is told of it.
+    pub(crate) fn told(
+        &self,
+        state: SegmentState,
+        summary: &Summary,
+        disk_bytes: u64,
+    ) -> SegmentInfo {
+        let is_whole = self.standing == Standing::Whole;
+        let is_empty = summary.records == 0;
+        let created_ms = self.header.created_ms;
+        SegmentInfo {
+            segment: self.number,
+            state: if is_whole { state } else { SegmentState::Quarantined },
+            disk_bytes,
+            records: summary.records.into(),
+            responses: summary.completes.into(),
+            begun_at: from_ms(if is_empty { created_ms } else { summary.time_ms_min }),
+            newest_at: from_ms(if is_empty { created_ms } else { summary.time_ms_max }),
+            expires_at: (summary.expires_ms_max > 0).then(|| from_ms(summary.expires_ms_max)),
+        }
+    }
+
     /// Whether its hint file is part of the store.
     pub(crate) fn has_hint_file(&self) -> bool {
         matches!(*self.hints.lock(), SegmentHints::Written | SegmentHints::File(_))
     }
 }
 
-/// What a sealed segment says of itself, and what it takes of the disk with its hint file.
+/// What a segment that takes no more records says of itself, and what it takes of the disk with its
+/// hint file.
 #[derive(Clone, Copy, Debug)]
-struct SealedSegment {
-    summary: Summary,
-    disk_bytes: u64,
+pub(crate) struct EndedSegment {
+    pub(crate) summary: Summary,
+    pub(crate) disk_bytes: u64,
+    /// Whether CHECKPOINT says so too. Until then nobody may rely on it.
+    is_sealed: bool,
 }
 
-/// The segments from the oldest to the tail, and what the sealed ones say of themselves.
+/// The segments from the oldest to the tail, and what those that have ended say of themselves.
 #[derive(Debug)]
 pub(crate) struct Segments {
     storage: Arc<dyn Storage>,
@@ -119,7 +146,7 @@ pub(crate) struct Segments {
     // LOCK: segments
     live: RwLock<BTreeMap<u64, Arc<Segment>>>,
     // LOCK: summaries (a leaf)
-    sealed: Mutex<BTreeMap<u64, SealedSegment>>,
+    ended: Mutex<BTreeMap<u64, EndedSegment>>,
     /// What the sealed segments take of the disk. `Relaxed`: it orders nothing.
     disk_bytes: AtomicU64,
     // LOCK: open files (a leaf)
@@ -134,7 +161,7 @@ impl Segments {
             oldest: AtomicU64::new(oldest),
             swept: AtomicU64::new(oldest),
             live: RwLock::default(),
-            sealed: Mutex::default(),
+            ended: Mutex::default(),
             disk_bytes: AtomicU64::new(0),
             opened: Mutex::default(),
         }
@@ -312,25 +339,34 @@ impl Segments {
     }
 
     /// A segment ended with the SEAL at this offset: its blocks behind it are given back.
-    pub(crate) fn ended(&self, summary: &Summary, seal_offset: u64) {
-        self.disk_bytes.fetch_add(disk_bytes(summary, seal_offset), Ordering::Relaxed);
+    pub(crate) fn end(&self, number: u64, summary: Summary, seal_offset: u64) {
+        let disk_bytes = disk_bytes(&summary, seal_offset);
+        self.disk_bytes.fetch_add(disk_bytes, Ordering::Relaxed);
+        self.ended.lock().insert(number, EndedSegment { summary, disk_bytes, is_sealed: false });
     }
 
     /// The same segment is sealed from now on: CHECKPOINT says so.
     pub(crate) fn seal(&self, number: u64, summary: Summary, seal_offset: u64) {
         let disk_bytes = disk_bytes(&summary, seal_offset);
-        self.sealed.lock().insert(number, SealedSegment { summary, disk_bytes });
+        self.ended.lock().insert(number, EndedSegment { summary, disk_bytes, is_sealed: true });
     }
 
     /// A segment was found sealed, or is sealed by whoever found it.
     pub(crate) fn found_sealed(&self, number: u64, summary: Summary, seal_offset: u64) {
-        self.ended(&summary, seal_offset);
+        self.end(number, summary, seal_offset);
         self.seal(number, summary, seal_offset);
     }
 
     /// Summaries of the sealed segments, oldest first.
     pub(crate) fn sealed(&self) -> Vec<(u64, Summary)> {
-        self.sealed.lock().iter().map(|(&number, sealed)| (number, sealed.summary)).collect()
+        let ended = self.ended.lock();
+        let sealed = ended.iter().filter(|(_, ended)| ended.is_sealed);
+        sealed.map(|(&number, sealed)| (number, sealed.summary)).collect()
+    }
+
+    /// All that have ended, those that CHECKPOINT does not call sealed yet too.
+    pub(crate) fn ended(&self) -> BTreeMap<u64, EndedSegment> {
+        self.ended.lock().clone()
     }
 
     /// Bytes of disk that the sealed segments and their hint files take.
@@ -361,11 +397,11 @@ impl Segments {
         let kept = live.split_off(&oldest);
         let dropped = std::mem::replace(&mut *live, kept);
         drop(live);
-        let mut sealed = self.sealed.lock();
-        let kept = sealed.split_off(&oldest);
-        let gone = std::mem::replace(&mut *sealed, kept);
-        drop(sealed);
-        let bytes = gone.values().map(|sealed| sealed.disk_bytes).sum();
+        let mut ended = self.ended.lock();
+        let kept = ended.split_off(&oldest);
+        let gone = std::mem::replace(&mut *ended, kept);
+        drop(ended);
+        let bytes = gone.values().map(|ended| ended.disk_bytes).sum();
         self.disk_bytes.fetch_sub(bytes, Ordering::Relaxed);
         (dropped.len() as u64, bytes)
     }

@@ -337,7 +337,7 @@ impl Staging {
             created_ms: self.time_ms,
             segment_bytes: maker.segment_bytes,
         };
-        segments.ended(&self.tail.summary, seal.location.offset());
+        segments.end(self.tail.header.segment, self.tail.summary, seal.location.offset());
         self.steps.push(Step::Sync(Arc::clone(&self.tail.file)));
         let sealed = self.start_segment(maker, &header, prepared)?;
         self.sealed.push(sealed.into_sealed(seal));

@@ -8,12 +8,14 @@ use crate::error::{Error, Result};
 use crate::format::checkpoint::Checkpoint;
 use crate::format::hint::{Binding, Hints};
 use crate::format::record;
+use crate::format::summary::Summary;
 use crate::log::commit::PoisonOnUnwind;
 use crate::log::room::Room;
 use crate::log::segments::SegmentHints;
 use crate::log::staging::{Blocks, Placed, Sealed, Staging, Writes};
 use crate::log::writer::{Log, Publish};
 use crate::log::{hint_name, segment_name};
+use crate::stats::{CommitLatency, SegmentInfo, SegmentState};
 use crate::storage::{Access, Storage};
 
 /// Segments that are absent from now on.
@@ -298,6 +300,31 @@ impl<D> Log<D> {
     pub(crate) fn appended(&self) -> (u64, u64, u64) {
         let state = self.state.lock();
         (state.staging.records, state.staging.appended_bytes, state.batches)
+    }
+
+    /// How long the commits so far took.
+    pub(crate) fn commit_latency(&self) -> CommitLatency {
+        self.commit_times.read()
+    }
+
+    /// The live segments, oldest first.
+    pub(crate) fn list_segments(&self) -> Vec<SegmentInfo> {
+        // In this order: a tail that is sealed meanwhile is told as ended, and what begins after it
+        // is left out.
+        let (tail, summary, bytes) = {
+            let tail = &self.state.lock().staging.tail;
+            (tail.header.segment, tail.summary, tail.offset)
+        };
+        let ended = self.segments.ended();
+        let live = self.segments.live();
+        let listed = live.iter().filter(|segment| segment.number <= tail);
+        let told = listed.map(|segment| match ended.get(&segment.number) {
+            Some(ended) => segment.told(SegmentState::Sealed, &ended.summary, ended.disk_bytes),
+            None if segment.number == tail => segment.told(SegmentState::Tail, &summary, bytes),
+            // In quarantine, and nothing is known of what was in it.
+            None => segment.told(SegmentState::Quarantined, &Summary::default(), segment.bytes),
+        });
+        told.collect()
     }
 }
 

@@ -19,6 +19,7 @@ use crate::log::segments::Segments;
 use crate::log::staging::{Maker, Placed, Sealed, Staging};
 use crate::log::{Facts, OpenClaim};
 use crate::scope::{Fingerprint, OperationId, OperationKey, Token};
+use crate::stats::CommitTimes;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::time::Reading;
 
@@ -51,6 +52,7 @@ pub(crate) struct Log<D> {
     // LOCK: hints to write (a leaf)
     pub(in crate::log) unhinted: Mutex<Vec<Sealed>>,
     pub(in crate::log) helpers: OnceLock<Arc<dyn Helpers>>,
+    pub(in crate::log) commit_times: CommitTimes,
 }
 
 pub(in crate::log) struct State<D> {
@@ -152,6 +154,7 @@ impl<D> Log<D> {
             poison: OnceLock::new(),
             unhinted: Mutex::default(),
             helpers: OnceLock::new(),
+            commit_times: CommitTimes::default(),
         }
     }
 

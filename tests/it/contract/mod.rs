@@ -6,6 +6,7 @@ mod directory;
 mod durability;
 mod erasure;
 mod expiry;
+mod figures;
 mod full;
 mod futures;
 mod limits;
