@@ -1,0 +1,351 @@
+//! The store: what it asks the servers, and in which order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
+
+use crate::clock::duration_ms;
+use crate::cluster::redis::attempt::{Attempt, Wanted, fresh_token};
+use crate::cluster::redis::error::RedisError;
+use crate::cluster::redis::link::{Key, Link, UNEXPECTED, Waits, integer};
+use crate::cluster::redis::record::{GIVEN_UP, LEFT_OUT, Record, State, field, lease_and_age};
+use crate::cluster::redis::script::{SCRIPTS, Script};
+use crate::cluster::redis::view::{Held, View};
+use crate::cluster::redis::wake::Wakes;
+use crate::http::backend::Promises;
+use crate::scope::{Fingerprint, Scope, Token};
+
+/// Claims in Redis or Valkey, on one server or a cluster. A clone is the same store.
+///
+/// See the crate's `docs/redis.md` for what each setting of the servers guarantees.
+///
+/// ```no_run
+/// use oncelog::cluster::RedisStore;
+/// use oncelog::http::{IdempotencyLayer, Organization, Orphans};
+///
+/// # async fn open() -> Result<(), oncelog::cluster::RedisError> {
+/// let store = RedisStore::connect("redis://127.0.0.1:6379").await?;
+/// let organization = Organization::of_extension(|name: &String| name.clone());
+/// let layer = IdempotencyLayer::new(store, organization, Orphans::Hold);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RedisStore {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) link: Link,
+    pub(crate) prefix: String,
+    pub(crate) ttl_ms: u64,
+    pub(crate) response_bytes_max: u64,
+    pub(crate) promises: Promises,
+    pub(crate) wakes: Wakes,
+}
+
+/// How a claim went.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Granted(Arc<Attempt>),
+    Held(View),
+}
+
+/// A time to live, as scripts take it.
+pub(crate) fn decimal(ms: u64) -> Vec<u8> {
+    ms.to_string().into_bytes()
+}
+
+/// How often a claim looks again at a key that ends while it looks.
+const LOOKS_MAX: u32 = 8;
+
+const UNSTEADY: RedisError =
+    RedisError::Corrupt { what: "the key changes faster than it can be claimed" };
+
+impl Shared {
+    pub(crate) fn key(&self, scope: Scope<'_>) -> Result<Key, RedisError> {
+        scope.check()?;
+        let mut bytes = Vec::with_capacity(self.prefix.len() + 33);
+        bytes.extend_from_slice(self.prefix.as_bytes());
+        bytes.push(b':');
+        bytes.extend_from_slice(&scope.digest());
+        Ok(Key { bytes })
+    }
+
+    pub(crate) fn first(
+        &self,
+        scope: Scope<'_>,
+        fingerprint: Fingerprint,
+        lease: Duration,
+    ) -> Result<Attempt, RedisError> {
+        let wanted = Wanted { scope, fingerprint, lease, ttl_ms: self.ttl_ms };
+        Attempt::first(self.key(scope)?, &wanted)
+    }
+
+    /// Claims a scope: one round trip where it is free or held, another where it was released.
+    pub(crate) async fn claim(&self, attempt: Attempt) -> Result<Found, RedisError> {
+        for _ in 0..LOOKS_MAX {
+            let asked = self.ask(&attempt).await;
+            let held = match asked {
+                Ok(None) => return Ok(Found::Granted(Arc::new(attempt))),
+                Ok(Some(held)) => held,
+                // Who cannot be claimed for can still be answered.
+                Err(error) if error.leaves_reading() => match self.read(&attempt.key).await {
+                    Ok(Held::By(view)) if !view.is_released() => Held::By(view),
+                    _ => return Err(error),
+                },
+                Err(error) => return Err(error),
+            };
+            match held {
+                Held::Free => {}
+                Held::By(view) if view.record.head.operation == attempt.operation => {
+                    return self.own(attempt).await;
+                }
+                Held::By(view) if view.is_released() => return self.reclaim(attempt, view).await,
+                Held::By(view) if view.looks_lapsed() => match self.read(&attempt.key).await? {
+                    Held::By(view) if !view.is_released() => return Ok(Found::Held(view)),
+                    _ => {}
+                },
+                Held::By(view) => return Ok(Found::Held(view)),
+            }
+        }
+        Err(UNSTEADY)
+    }
+
+    /// `None` where the claim was made. `Free` where the key ended between the two commands.
+    async fn ask(&self, attempt: &Attempt) -> Result<Option<Held>, RedisError> {
+        let record = attempt.head(State::Running).encode(&attempt.scope, &[], &[]);
+        let mut commands = Pipeline::with_capacity(3);
+        let key = &attempt.key.bytes[..];
+        commands.cmd("SET").arg(key).arg(record).arg("NX").arg("GET");
+        commands.arg("PX").arg(attempt.ttl_ms);
+        commands.cmd("PTTL").arg(key);
+        let told = self.link.pipeline(&attempt.key, commands, Waits::ForReplicas).await?;
+        let Ok([before, left]) = <[Value; 2]>::try_from(told.answers) else {
+            return Err(UNEXPECTED);
+        };
+        match before {
+            // A claim that was not made is answered with or without replicas.
+            Value::Nil => told.replicas.map(|()| None),
+            Value::BulkString(before) => held(before, &left).map(Some),
+            _ => Err(UNEXPECTED),
+        }
+    }
+
+    /// The claim had been made when it was asked for again, by the client library. The replicas
+    /// were waited for by nobody who knows, so they are now.
+    async fn own(&self, attempt: Attempt) -> Result<Found, RedisError> {
+        let lease = Duration::from_millis(attempt.head(State::Running).lease_ms);
+        self.renew(&attempt, lease, Waits::ForReplicas).await?;
+        Ok(Found::Granted(Arc::new(attempt)))
+    }
+
+    async fn reclaim(&self, attempt: Attempt, released: View) -> Result<Found, RedisError> {
+        let attempt = attempt.after(released.record.head.token)?;
+        let record = attempt.head(State::Running).encode(&attempt.scope, &[], &[]);
+        let (before, ttl) = (released.record.head.name(), decimal(attempt.ttl_ms));
+        let arguments = [&before[..], &record, &ttl];
+        let waits = Waits::ForReplicas;
+        let told = self.link.script(&attempt.key, &SCRIPTS.reclaim, &arguments, waits).await?;
+        match held_of(told)? {
+            Held::By(view) if view.record.head.operation == attempt.operation => {
+                Ok(Found::Granted(Arc::new(attempt)))
+            }
+            // Somebody else was first, and has released again: as good as in progress, since a
+            // caller asks again.
+            Held::By(view) => Ok(Found::Held(view)),
+            Held::Free => Err(UNEXPECTED),
+        }
+    }
+
+    pub(crate) async fn read(&self, key: &Key) -> Result<Held, RedisError> {
+        held_of(self.link.script(key, &SCRIPTS.read, &[], Waits::No).await?)
+    }
+
+    /// Takes over the orphan of the attempt `seen`.
+    pub(crate) async fn take_over(
+        &self,
+        attempt: Attempt,
+        seen: Token,
+        token: Token,
+    ) -> Result<Found, RedisError> {
+        let fields = [field(attempt.ttl_ms), field(attempt.head(State::Running).lease_ms)];
+        let ttl = decimal(attempt.ttl_ms);
+        let (seen, next) = (seen.to_bytes(), token.to_bytes());
+        let fingerprint = attempt.fingerprint.to_bytes();
+        let arguments = [&seen[..], &fingerprint, &next, fields.as_flattened(), &ttl];
+        let (key, waits) = (&attempt.key, Waits::ForReplicas);
+        let told = self.link.script(key, &SCRIPTS.take_over, &arguments, waits).await?;
+        let Held::By(view) = held_of(told)? else { return Err(RedisError::Superseded) };
+        let head = &view.record.head;
+        if head.state == State::Running && head.token == token {
+            return Ok(Found::Granted(Arc::new(Attempt::of(attempt.key, &view.record))));
+        }
+        if view.is_released() { Err(RedisError::Superseded) } else { Ok(Found::Held(view)) }
+    }
+
+    /// A token for the attempt after `seen`.
+    pub(crate) fn token_after(&self, seen: Token) -> Result<Token, RedisError> {
+        fresh_token(Some(seen))
+    }
+
+    /// Completes with a record that was encoded up to its stamp; the stamp, and its flags.
+    pub(crate) async fn complete(
+        &self,
+        attempt: &Attempt,
+        record: &[u8],
+    ) -> Result<(u64, u8), RedisError> {
+        match self.stamp(attempt, record, &SCRIPTS.complete).await {
+            // Without memory for the response there is still some for the fact that it ran.
+            Err(RedisError::Full { .. }) => {
+                let lean = completion(attempt, None);
+                self.stamp(attempt, &lean, &SCRIPTS.complete_lean).await
+            }
+            told => told,
+        }
+    }
+
+    async fn stamp(
+        &self,
+        attempt: &Attempt,
+        record: &[u8],
+        script: &Script,
+    ) -> Result<(u64, u8), RedisError> {
+        let (name, ttl) = (attempt.head(State::Running).name(), decimal(attempt.ttl_ms));
+        let arguments = [&name[..], record, &ttl];
+        let told = self.link.script(&attempt.key, script, &arguments, Waits::ForReplicas).await?;
+        self.wakes.wake(&attempt.key);
+        match told {
+            // The flags are the fourth byte of every record.
+            Value::Int(_) => Ok((integer(&told)?, record[3])),
+            Value::Nil => Err(RedisError::Superseded),
+            Value::Array(told) => match &told[..] {
+                [stamp, flags] => {
+                    let flags = u8::try_from(integer(flags)?).map_err(|_| UNEXPECTED)?;
+                    Ok((integer(stamp)?, flags))
+                }
+                _ => Err(UNEXPECTED),
+            },
+            _ => Err(UNEXPECTED),
+        }
+    }
+
+    /// Frees the scope; what stays is the token.
+    pub(crate) async fn release(&self, attempt: &Attempt) -> Result<(), RedisError> {
+        let released = attempt.head(State::Released);
+        self.replace(attempt, &released.encode(&[], &[], &[]), &released.name()).await?;
+        self.wakes.wake(&attempt.key);
+        Ok(())
+    }
+
+    pub(crate) async fn save(&self, attempt: &Attempt, saved: &[u8]) -> Result<(), RedisError> {
+        let record = attempt.head(State::Running).encode(&attempt.scope, saved, &[]);
+        self.replace(attempt, &record, &[]).await
+    }
+
+    async fn replace(
+        &self,
+        attempt: &Attempt,
+        record: &[u8],
+        done: &[u8],
+    ) -> Result<(), RedisError> {
+        let (name, ttl) = (attempt.head(State::Running).name(), decimal(attempt.ttl_ms));
+        let arguments = [&name[..], record, &ttl, done];
+        let waits = Waits::ForReplicas;
+        did(&self.link.script(&attempt.key, &SCRIPTS.replace, &arguments, waits).await?)
+    }
+
+    pub(crate) async fn renew(
+        &self,
+        attempt: &Attempt,
+        lease: Duration,
+        waits: Waits,
+    ) -> Result<(), RedisError> {
+        let (name, ttl) = (attempt.head(State::Running).name(), decimal(attempt.ttl_ms));
+        let fields = lease_and_age(duration_ms(lease), attempt.age_ms());
+        let arguments = [&name[..], &fields, &ttl];
+        did(&self.link.script(&attempt.key, &SCRIPTS.renew, &arguments, waits).await?)?;
+        attempt.set_lease(lease);
+        Ok(())
+    }
+
+    pub(crate) async fn give_up(&self, attempt: &Attempt) -> Result<(), RedisError> {
+        let (token, operation) = (attempt.token.to_bytes(), attempt.operation.to_bytes());
+        let arguments = [&token[..], &operation, &GIVEN_UP];
+        let waits = Waits::ForReplicas;
+        did(&self.link.script(&attempt.key, &SCRIPTS.give_up, &arguments, waits).await?)?;
+        self.wakes.wake(&attempt.key);
+        Ok(())
+    }
+
+    /// Frees what a first attempt may have claimed that nobody was told of.
+    pub(crate) async fn abandon_claim(&self, unknown: &Unknown) {
+        let ttl = decimal(self.ttl_ms);
+        let Unknown { key, deed } = unknown;
+        let told = match deed {
+            Deed::Claim(operation) => {
+                let arguments = [&operation[..], &ttl];
+                self.link.script(key, &SCRIPTS.abandon, &arguments, Waits::No).await
+            }
+            // What was taken over may have had an effect before, so it stays an orphan.
+            Deed::TakeOver(token) => {
+                let arguments = [&token[..], &[], &GIVEN_UP];
+                self.link.script(key, &SCRIPTS.give_up, &arguments, Waits::No).await
+            }
+        };
+        if told.is_ok() {
+            self.wakes.wake(key);
+        }
+    }
+}
+
+/// An attempt of which nobody may have been told.
+#[derive(Clone, Debug)]
+pub(crate) struct Unknown {
+    pub(crate) key: Key,
+    pub(crate) deed: Deed,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Deed {
+    /// Of this operation.
+    Claim([u8; 16]),
+    /// With this token.
+    TakeOver([u8; 8]),
+}
+
+/// The record of a completion, up to its stamp; `None` leaves the response out.
+pub(crate) fn completion(attempt: &Attempt, response: Option<&[&[u8]]>) -> Vec<u8> {
+    let mut head = attempt.head(State::Completed);
+    head.flags = if response.is_none() { LEFT_OUT } else { 0 };
+    head.encode(&attempt.scope, &[], response.unwrap_or_default())
+}
+
+/// Whether a script found the attempt.
+pub(crate) fn did(told: &Value) -> Result<(), RedisError> {
+    match integer(told)? {
+        0 => Err(RedisError::Superseded),
+        _ => Ok(()),
+    }
+}
+
+/// A pair of value and time left, or nothing.
+pub(crate) fn held_of(told: Value) -> Result<Held, RedisError> {
+    let Value::Array(pair) = told else {
+        return if told == Value::Nil { Ok(Held::Free) } else { Err(UNEXPECTED) };
+    };
+    match <[Value; 2]>::try_from(pair) {
+        Ok([Value::BulkString(value), left]) => held(value, &left),
+        _ => Err(UNEXPECTED),
+    }
+}
+
+fn held(value: Vec<u8>, left: &Value) -> Result<Held, RedisError> {
+    match left {
+        Value::Int(-2) => Ok(Held::Free),
+        Value::Int(-1) => Err(RedisError::Corrupt { what: "a key does not expire" }),
+        left => Ok(Held::By(View::new(Record::decode(value)?, integer(left)?))),
+    }
+}
