@@ -13,4 +13,9 @@ mod server;
 
 mod cluster;
 
+mod proxy;
+
 mod conformance;
+mod faults;
+mod processes;
+mod records;
