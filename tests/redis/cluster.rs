@@ -68,6 +68,15 @@ impl Cluster {
         });
     }
 
+    /// Waits until there are as many primaries as there should be, without blocking the others.
+    pub(crate) async fn wait_until_promoted(&self) {
+        let begun = std::time::Instant::now();
+        while self.primaries().len() < PRIMARIES {
+            assert!(begun.elapsed() < crate::server::SOON, "a replica is promoted in time");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn url(&self) -> String {
         let nodes: Vec<String> = self.servers.iter().map(Server::address).collect();
         format!("redis+cluster://{}", nodes.join(","))

@@ -39,7 +39,11 @@ const FAULTS: [(&str, &str, &str); 10] = [
         "struct.unpack('<I4', value, 5)",
         "a_take_over_is_the_next_attempt_of_the_same_operation",
     ),
-    ("return {ms, string.byte(name, 4)}", "return false", "a_completion_may_be_asked_for_again"),
+    (
+        "return {redis.call('PEXPIRETIME', KEYS[1]), string.byte(name, 4)}",
+        "return false",
+        "a_completion_may_be_asked_for_again",
+    ),
     (
         "redis.call('PEXPIRE', KEYS[1], ARGV[3])",
         "",
@@ -55,7 +59,11 @@ const FAULTS: [(&str, &str, &str); 10] = [
         "false",
         "a_release_frees_the_scope_for_another_operation",
     ),
-    ("'PXAT', ms + ARGV[3]", "'PX', 1000", "a_response_is_absent_from_its_expiry_on"),
+    (
+        "ARGV[2], 'PX', ARGV[3])\n  return redis",
+        "ARGV[2], 'PX', 1000)\n  return redis",
+        "a_response_is_absent_from_its_expiry_on",
+    ),
     (
         "redis.call('SETRANGE', KEYS[1], 1, ARGV[3])",
         "",

@@ -19,3 +19,6 @@ mod conformance;
 mod faults;
 mod processes;
 mod records;
+
+mod failover;
+mod troubles;

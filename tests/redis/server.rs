@@ -27,6 +27,9 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Stands for the directory of a server in front of its command.
+const DIR: &str = "DIR";
+
 pub(crate) struct Server {
     process: Option<Child>,
     host: String,
@@ -41,6 +44,22 @@ impl Server {
     /// Starts a server with settings beyond those of all, as `name value` words.
     pub(crate) fn start(settings: &[&str]) -> Server {
         Server::start_in(&[], "127.0.0.1", free_port(), settings)
+    }
+
+    /// The same with its files on 4 MiB of a file system of its own, half of which is taken by a
+    /// file that can be removed.
+    pub(crate) fn start_on_a_small_disk(settings: &[&str]) -> Server {
+        const MOUNT: &str = "mount -t tmpfs -o size=4m tmpfs \"$0\" && \
+             head -c 2097152 /dev/zero >\"$0/room\" && cd \"$0\" && exec \"$@\"";
+        let inside = ["unshare", "--mount", "sh", "-c", MOUNT, DIR];
+        Server::start_in(&inside, "127.0.0.1", free_port(), settings)
+    }
+
+    pub(crate) fn make_room(&self) {
+        let pid = self.process.as_ref().expect("it runs").id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &pid, "rm"]).arg(self.dir.path().join("room"));
+        assert!(command.status().unwrap().success());
     }
 
     pub(crate) fn start_in(inside: &[&str], host: &str, port: u16, settings: &[&str]) -> Server {
@@ -59,7 +78,9 @@ impl Server {
 
     /// Starts the process, in the directory that is there.
     pub(crate) fn launch(&mut self) {
-        let mut words = self.inside.clone();
+        let dir = self.dir.path().to_str().expect("a plain name");
+        let inside = self.inside.iter().map(|word| if word == DIR { dir } else { word });
+        let mut words: Vec<String> = inside.map(str::to_owned).collect();
         // The kernel ends the server with the test, however that ends.
         words.extend(["setpriv", "--pdeathsig", "KILL", "redis-server"].map(str::to_owned));
         let mut command = Command::new(&words[0]);

@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Key, Node, UNEXPECTED, Waits, integer, text};
-use crate::cluster::redis::record::{LEFT_OUT, Record, State, field};
+use crate::cluster::redis::record::{LEFT_OUT, State, field};
 use crate::cluster::redis::script::SCRIPTS;
 use crate::cluster::redis::store::{RedisStore, Shared, decimal, did, held_of};
-use crate::cluster::redis::view::{Held, View};
+use crate::cluster::redis::view::Held;
 use crate::http::backend::{Administer, Completed, Holding, Unresolved};
 use crate::scope::{self, Scope, Token};
 
@@ -163,13 +163,12 @@ impl Administer for RedisStore {
         let (seen, ttl) = (seen.to_bytes(), decimal(shared.ttl_ms));
         let arguments = [&seen[..], response, &[flags], &field(shared.ttl_ms), &ttl];
         let told = shared.link.script(&key, &SCRIPTS.resolve, &arguments, Waits::ForReplicas);
-        match told.await? {
-            Value::BulkString(value) => {
+        match held_of(told.await?)? {
+            Held::By(view) => {
                 shared.wakes.wake(&key);
-                Ok(View::new(Record::decode(value)?, 0).completed())
+                Ok(view.completed())
             }
-            Value::Nil => Err(RedisError::Superseded),
-            _ => Err(UNEXPECTED),
+            Held::Free => Err(RedisError::Superseded),
         }
     }
 

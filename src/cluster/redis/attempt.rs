@@ -13,6 +13,7 @@ use crate::engine::outcome::OrphanCause;
 use crate::http::backend::BackendPermit;
 use crate::random;
 use crate::scope::{Fingerprint, OperationId, Scope, Token};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// An attempt whose claim is in Redis. Dropping this tells nobody: the claim is an orphan when its
@@ -49,19 +50,20 @@ pub(crate) struct Wanted<'s> {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) lease: Duration,
     pub(crate) ttl_ms: u64,
+    /// What [`Drawn`] gave.
+    pub(crate) drawn: ([u8; 16], u32),
 }
 
 impl Attempt {
     /// The first attempt of an operation that nobody knows yet.
-    pub(crate) fn first(key: Key, wanted: &Wanted<'_>) -> Result<Attempt, RedisError> {
-        let drawn =
-            random::bytes().map_err(|error| RedisError::Unavailable { source: Arc::new(error) })?;
-        Ok(Attempt {
+    pub(crate) fn first(key: Key, wanted: &Wanted<'_>) -> Attempt {
+        let (operation, number) = wanted.drawn;
+        Attempt {
             key,
             scope: Bytes::copy_from_slice(&wanted.scope.encode()),
             fingerprint: wanted.fingerprint,
-            operation: OperationId::from_hash(drawn),
-            token: fresh_token(None)?,
+            operation: OperationId::from_hash(operation),
+            token: fresh_token(number),
             number: 1,
             cause: None,
             checkpoint: None,
@@ -69,13 +71,13 @@ impl Attempt {
             lease_ms: AtomicU64::new(duration_ms(wanted.lease)),
             age_ms: 0,
             began: real_monotonic(),
-        })
+        }
     }
 
     /// The same with a token above that of an attempt before it.
-    pub(crate) fn after(self, before: Token) -> Result<Attempt, RedisError> {
-        let token = self.token.max(fresh_token(Some(before))?);
-        Ok(Attempt { token, ..self })
+    pub(crate) fn after(self, before: Token) -> Attempt {
+        let token = self.token.max(Token::new(before.get() + 1));
+        Attempt { token, ..self }
     }
 
     /// The attempt that a record says is running.
@@ -123,16 +125,43 @@ impl Attempt {
     }
 }
 
-/// A token above that of an attempt before it: the time in ms, and 20 random bits, so that a token
+/// A token for an attempt with none before it: the time in ms, and 20 random bits, so that a token
 /// is likely to be new also where the server lost what came before. Below 2^63, since times are
 /// below 2^43 ms until the year 2248.
-pub(crate) fn fresh_token(before: Option<Token>) -> Result<Token, RedisError> {
-    let drawn =
-        random::number().map_err(|error| RedisError::Unavailable { source: Arc::new(error) })?;
+fn fresh_token(drawn: u32) -> Token {
     let now_ms = clock::to_ms(SystemClock.wall()) & ((1 << 43) - 1);
-    let drawn = now_ms << 20 | drawn & ((1 << 20) - 1);
-    let next = before.map_or(0, |before| before.get() + 1);
-    Ok(Token::new(drawn.max(next)))
+    Token::new(now_ms << 20 | u64::from(drawn) & ((1 << 20) - 1))
+}
+
+/// Random bytes of the system, fetched for some operations at a time: a call of the kernel for each
+/// would be a tenth of what a claim costs here.
+#[derive(Debug, Default)]
+pub(crate) struct Drawn {
+    // LOCK: drawn (a leaf)
+    left: Mutex<Vec<u8>>,
+}
+
+impl Drawn {
+    /// The bits of an operation id and of a token; nobody else gets the same.
+    pub(crate) fn next(&self) -> Result<([u8; 16], u32), RedisError> {
+        const BYTES: usize = 20;
+        let mut left = self.left.lock();
+        if left.len() < BYTES {
+            let fresh = random::bytes::<{ 64 * BYTES }>();
+            let unavailable = |error| RedisError::Unavailable { source: Arc::new(error) };
+            *left = fresh.map_err(unavailable)?.to_vec();
+        }
+        let rest = left.len() - BYTES;
+        let (mut operation, mut number) = ([0; 16], 0);
+        for (byte, drawn) in operation.iter_mut().zip(&left[rest..]) {
+            *byte = *drawn;
+        }
+        for drawn in &left[rest + operation.len()..] {
+            number = number << 8 | u32::from(*drawn);
+        }
+        left.truncate(rest);
+        Ok((operation, number))
+    }
 }
 
 impl BackendPermit for RedisPermit {

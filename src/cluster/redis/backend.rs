@@ -139,12 +139,12 @@ impl RedisStore {
         record: Vec<u8>,
         response: usize,
     ) -> Result<Completed, RedisError> {
-        let (completed_ms, flags) = self.shared.complete(&attempt, &record).await?;
+        let (expires_ms, flags) = self.shared.complete(&attempt, &record).await?;
         let kept = Bytes::from(record);
         Ok(Completed {
             response: (flags != LEFT_OUT).then(|| kept.slice(kept.len() - response..)),
-            completed_at: from_ms(completed_ms),
-            expires_at: from_ms(completed_ms + attempt.ttl_ms),
+            completed_at: from_ms(expires_ms.saturating_sub(attempt.ttl_ms)),
+            expires_at: from_ms(expires_ms),
             token: attempt.token,
             operation: attempt.operation,
             attempt: attempt.number,
@@ -190,7 +190,8 @@ impl Backend for RedisStore {
         lease: Duration,
     ) -> Result<Answer<RedisPermit>, RedisError> {
         let attempt = self.shared.first(scope, fingerprint, lease)?;
-        let token = self.shared.token_after(seen)?;
+        // Its own token is as fresh, and above the one before.
+        let token = attempt.token.max(Token::new(seen.get() + 1));
         let unknown = Unknown { key: attempt.key.clone(), deed: Deed::TakeOver(token.to_bytes()) };
         let shared = Arc::clone(&self.shared);
         let taking = async move { shared.take_over(attempt, seen, token).await };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{MS_MAX, duration_ms};
+use crate::cluster::redis::attempt::Drawn;
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Address, Link, Replicas};
 use crate::cluster::redis::settings::{Stated, promises};
@@ -135,6 +136,7 @@ impl RedisOptions {
             response_bytes_max: self.response_bytes_max,
             promises,
             wakes: Wakes::default(),
+            drawn: Drawn::default(),
         };
         Ok(RedisStore { shared: Arc::new(shared) })
     }

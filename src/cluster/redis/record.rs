@@ -3,13 +3,13 @@
 //! ```text
 //! version 1 | state 1 | cause 1 | flags 1 | attempt 4 | operation 16 | token 8      the name: 32
 //! fingerprint 16 | ttl 8 | lease 8 | age 8 | length of scope 2 | zeros 2 | length of checkpoint 4
-//! scope | checkpoint | response | stamp 8                 the last two of a completion alone
+//! scope | checkpoint | response: all that is left, of a completion alone
 //! ```
 //!
 //! Numbers are little-endian, times are milliseconds. The *age* is how long before the last reset
-//! of the key's time to live the operation was first claimed, or before its completion; the
-//! *stamp* is the server's time of the completion. The only flag says that the response was left
-//! out. The scripts know these places too.
+//! of the key's time to live the operation was first claimed. The only flag says that the response
+//! was left out. When an operation completed is not in the record: the key expires `ttl` later.
+//! The scripts know these places too.
 
 use bytes::Bytes;
 
@@ -23,7 +23,6 @@ const VERSION: u8 = 1;
 /// What names an attempt and its state.
 pub(crate) const NAME_BYTES: usize = 32;
 pub(crate) const HEAD_BYTES: usize = 80;
-const STAMP_BYTES: usize = 8;
 pub(crate) const LEFT_OUT: u8 = 1;
 
 /// In which state an operation is.
@@ -111,14 +110,13 @@ impl Head {
         put.u32(self.attempt).bytes(&self.operation.to_bytes()).bytes(&self.token.to_bytes());
     }
 
-    /// The record, up to the stamp. The scope and the checkpoint are within their limits.
+    /// The record. The scope and the checkpoint are within their limits.
     pub(crate) fn encode(&self, scope: &[u8], checkpoint: &[u8], response: &[&[u8]]) -> Vec<u8> {
         let scope_bytes = u16::try_from(scope.len()).expect("a checked scope is short");
         let checkpoint_bytes = u32::try_from(checkpoint.len()).expect("a checkpoint is short");
         let response_bytes: usize = response.iter().map(|part| part.len()).sum();
         let bytes = HEAD_BYTES + scope.len() + checkpoint.len() + response_bytes;
-        // Room for the stamp spares whoever appends it another copy.
-        let mut record = Vec::with_capacity(bytes + STAMP_BYTES);
+        let mut record = Vec::with_capacity(bytes);
         record.resize(HEAD_BYTES, 0);
         let mut put = Put::new(&mut record);
         self.put_name(&mut put);
@@ -155,8 +153,6 @@ pub(crate) struct Record {
     pub(crate) checkpoint: Bytes,
     /// Empty unless it completed.
     pub(crate) response: Bytes,
-    /// The server's time of the completion; 0 unless it completed.
-    pub(crate) completed_ms: u64,
 }
 
 impl Record {
@@ -191,18 +187,8 @@ impl Record {
         }
         fields.bytes(scope)?;
         fields.bytes(checkpoint)?;
-        let rest = fields.0.len();
-        let stamped = if head.state == State::Completed { STAMP_BYTES } else { 0 };
-        let Some(response) = rest.checked_sub(stamped) else {
-            return Err(DecodeError::Damaged("a field is cut short"));
-        };
-        if head.state != State::Completed && response > 0 {
+        if head.state != State::Completed && !fields.0.is_empty() {
             return Err(DecodeError::Damaged("bytes behind the end"));
-        }
-        fields.bytes(response)?;
-        let completed_ms = if stamped > 0 { fields.u64()? } else { 0 };
-        if completed_ms > MS_MAX {
-            return Err(DecodeError::Damaged("a time out of its range"));
         }
         let value = Bytes::from(value);
         let (scope_end, checkpoint_end) = (HEAD_BYTES + scope, HEAD_BYTES + scope + checkpoint);
@@ -210,8 +196,7 @@ impl Record {
             head,
             scope: value.slice(HEAD_BYTES..scope_end),
             checkpoint: value.slice(scope_end..checkpoint_end),
-            response: value.slice(checkpoint_end..checkpoint_end + response),
-            completed_ms,
+            response: value.slice(checkpoint_end..),
         })
     }
 }
@@ -251,7 +236,6 @@ mod tests {
             zeros(0x0f, 7),
             vec![5, 0, 0, 0, 0, 0, 0, 0],
             b"scoperesponse".to_vec(),
-            zeros(0x10, 7),
         ]
         .concat()
     }
@@ -259,12 +243,11 @@ mod tests {
     #[test]
     fn the_bytes_of_a_completion_are_these() {
         let parts: [&[u8]; 2] = [b"resp", b"onse"];
-        let mut record = head(State::Completed).encode(b"scope", b"", &parts);
-        record.extend_from_slice(&field(0x10));
+        let record = head(State::Completed).encode(b"scope", b"", &parts);
         assert_eq!(record, golden());
         assert_eq!(record[..NAME_BYTES], head(State::Completed).name());
         let read = Record::decode(record).unwrap();
-        assert_eq!((read.head, read.completed_ms), (head(State::Completed), 0x10));
+        assert_eq!(read.head, head(State::Completed));
         assert_eq!((&*read.scope, &*read.response), (&b"scope"[..], &b"response"[..]));
     }
 
@@ -272,7 +255,7 @@ mod tests {
     fn a_record_of_every_state_gives_back_what_it_was_made_of() {
         for state in [State::Running, State::GivenUp, State::Released] {
             let read = Record::decode(head(state).encode(b"scope", b"saved", &[])).unwrap();
-            assert_eq!((read.head, read.completed_ms), (head(state), 0));
+            assert_eq!(read.head, head(state));
             assert_eq!((&*read.scope, &*read.checkpoint), (&b"scope"[..], &b"saved"[..]));
         }
     }
@@ -280,7 +263,7 @@ mod tests {
     #[test]
     fn hostile_bytes_are_no_record_and_no_panic() {
         let whole = golden();
-        for cut in 0..HEAD_BYTES + 5 + STAMP_BYTES {
+        for cut in 0..HEAD_BYTES + 5 {
             assert!(Record::decode(whole[..cut].to_vec()).is_err(), "{cut}");
         }
         for at in 0..whole.len() {

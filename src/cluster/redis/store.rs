@@ -6,10 +6,12 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 
 use crate::clock::duration_ms;
-use crate::cluster::redis::attempt::{Attempt, Wanted, fresh_token};
+use crate::cluster::redis::attempt::{Attempt, Drawn, Wanted};
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Key, Link, UNEXPECTED, Waits, integer};
-use crate::cluster::redis::record::{GIVEN_UP, LEFT_OUT, Record, State, field, lease_and_age};
+use crate::cluster::redis::record::{
+    GIVEN_UP, LEFT_OUT, NAME_BYTES, Record, State, field, lease_and_age,
+};
 use crate::cluster::redis::script::{SCRIPTS, Script};
 use crate::cluster::redis::view::{Held, View};
 use crate::cluster::redis::wake::Wakes;
@@ -44,6 +46,19 @@ pub(crate) struct Shared {
     pub(crate) response_bytes_max: u64,
     pub(crate) promises: Promises,
     pub(crate) wakes: Wakes,
+    pub(crate) drawn: Drawn,
+}
+
+/// What a key held when it was claimed.
+enum Before {
+    /// It was claimed.
+    Nothing,
+    /// The same claim.
+    Own,
+    Open,
+    Completed(View),
+    /// By the attempt of this name and token.
+    Released([u8; NAME_BYTES], Token),
 }
 
 /// How a claim went.
@@ -80,58 +95,64 @@ impl Shared {
         fingerprint: Fingerprint,
         lease: Duration,
     ) -> Result<Attempt, RedisError> {
-        let wanted = Wanted { scope, fingerprint, lease, ttl_ms: self.ttl_ms };
-        Attempt::first(self.key(scope)?, &wanted)
+        let key = self.key(scope)?;
+        let drawn = self.drawn.next()?;
+        let wanted = Wanted { scope, fingerprint, lease, ttl_ms: self.ttl_ms, drawn };
+        Ok(Attempt::first(key, &wanted))
     }
 
-    /// Claims a scope: one round trip where it is free or held, another where it was released.
+    /// Claims a scope: one round trip where it is free or completed, another where an operation is
+    /// open, whose time left is read with it at one instant, or was released.
     pub(crate) async fn claim(&self, attempt: Attempt) -> Result<Found, RedisError> {
         for _ in 0..LOOKS_MAX {
-            let asked = self.ask(&attempt).await;
-            let held = match asked {
-                Ok(None) => return Ok(Found::Granted(Arc::new(attempt))),
-                Ok(Some(held)) => held,
+            let before = match self.ask(&attempt).await {
+                Ok(Before::Nothing) => return Ok(Found::Granted(Arc::new(attempt))),
+                Ok(Before::Completed(view)) => return Ok(Found::Held(view)),
+                Ok(Before::Own) => return self.own(attempt).await,
+                Ok(Before::Released(name, token)) => {
+                    return self.reclaim(attempt, &name, token).await;
+                }
+                Ok(Before::Open) => Ok(()),
                 // Who cannot be claimed for can still be answered.
-                Err(error) if error.leaves_reading() => match self.read(&attempt.key).await {
-                    Ok(Held::By(view)) if !view.is_released() => Held::By(view),
-                    _ => return Err(error),
-                },
+                Err(error) if error.leaves_reading() => Err(error),
                 Err(error) => return Err(error),
             };
-            match held {
-                Held::Free => {}
-                Held::By(view) if view.record.head.operation == attempt.operation => {
-                    return self.own(attempt).await;
-                }
-                Held::By(view) if view.is_released() => return self.reclaim(attempt, view).await,
-                Held::By(view) if view.looks_lapsed() => match self.read(&attempt.key).await? {
-                    Held::By(view) if !view.is_released() => return Ok(Found::Held(view)),
-                    _ => {}
-                },
-                Held::By(view) => return Ok(Found::Held(view)),
+            match (self.read(&attempt.key).await?, before) {
+                (Held::By(view), _) if !view.is_released() => return Ok(Found::Held(view)),
+                (_, Err(error)) => return Err(error),
+                // It ended between the two.
+                (_, Ok(())) => {}
             }
         }
         Err(UNSTEADY)
     }
 
-    /// `None` where the claim was made. `Free` where the key ended between the two commands.
-    async fn ask(&self, attempt: &Attempt) -> Result<Option<Held>, RedisError> {
+    async fn ask(&self, attempt: &Attempt) -> Result<Before, RedisError> {
         let record = attempt.head(State::Running).encode(&attempt.scope, &[], &[]);
         let mut commands = Pipeline::with_capacity(3);
         let key = &attempt.key.bytes[..];
         commands.cmd("SET").arg(key).arg(record).arg("NX").arg("GET");
         commands.arg("PX").arg(attempt.ttl_ms);
-        commands.cmd("PTTL").arg(key);
+        commands.cmd("PEXPIRETIME").arg(key);
         let told = self.link.pipeline(&attempt.key, commands, Waits::ForReplicas).await?;
-        let Ok([before, left]) = <[Value; 2]>::try_from(told.answers) else {
+        let Ok([before, expires]) = <[Value; 2]>::try_from(told.answers) else {
             return Err(UNEXPECTED);
         };
-        match before {
+        let before = match before {
             // A claim that was not made is answered with or without replicas.
-            Value::Nil => told.replicas.map(|()| None),
-            Value::BulkString(before) => held(before, &left).map(Some),
-            _ => Err(UNEXPECTED),
-        }
+            Value::Nil => return told.replicas.map(|()| Before::Nothing),
+            Value::BulkString(before) => Record::decode(before)?,
+            _ => return Err(UNEXPECTED),
+        };
+        Ok(match before.head.state {
+            _ if before.head.operation == attempt.operation => Before::Own,
+            State::Completed => match held(before, 0, &expires)? {
+                Held::By(view) => Before::Completed(view),
+                Held::Free => Before::Open,
+            },
+            State::Released => Before::Released(before.head.name(), before.head.token),
+            State::Running | State::GivenUp => Before::Open,
+        })
     }
 
     /// The claim had been made when it was asked for again, by the client library. The replicas
@@ -142,21 +163,25 @@ impl Shared {
         Ok(Found::Granted(Arc::new(attempt)))
     }
 
-    async fn reclaim(&self, attempt: Attempt, released: View) -> Result<Found, RedisError> {
-        let attempt = attempt.after(released.record.head.token)?;
+    async fn reclaim(
+        &self,
+        attempt: Attempt,
+        released: &[u8],
+        token: Token,
+    ) -> Result<Found, RedisError> {
+        let attempt = attempt.after(token);
         let record = attempt.head(State::Running).encode(&attempt.scope, &[], &[]);
-        let (before, ttl) = (released.record.head.name(), decimal(attempt.ttl_ms));
-        let arguments = [&before[..], &record, &ttl];
+        let ttl = decimal(attempt.ttl_ms);
+        let arguments = [released, &record, &ttl];
         let waits = Waits::ForReplicas;
         let told = self.link.script(&attempt.key, &SCRIPTS.reclaim, &arguments, waits).await?;
         match held_of(told)? {
             Held::By(view) if view.record.head.operation == attempt.operation => {
                 Ok(Found::Granted(Arc::new(attempt)))
             }
-            // Somebody else was first, and has released again: as good as in progress, since a
-            // caller asks again.
-            Held::By(view) => Ok(Found::Held(view)),
-            Held::Free => Err(UNEXPECTED),
+            Held::By(view) if !view.is_released() => Ok(Found::Held(view)),
+            // Somebody else was first, and has released again.
+            Held::By(_) | Held::Free => Err(UNSTEADY),
         }
     }
 
@@ -186,28 +211,23 @@ impl Shared {
         if view.is_released() { Err(RedisError::Superseded) } else { Ok(Found::Held(view)) }
     }
 
-    /// A token for the attempt after `seen`.
-    pub(crate) fn token_after(&self, seen: Token) -> Result<Token, RedisError> {
-        fresh_token(Some(seen))
-    }
-
-    /// Completes with a record that was encoded up to its stamp; the stamp, and its flags.
+    /// Completes with its record; when that expires, and its flags.
     pub(crate) async fn complete(
         &self,
         attempt: &Attempt,
         record: &[u8],
     ) -> Result<(u64, u8), RedisError> {
-        match self.stamp(attempt, record, &SCRIPTS.complete).await {
+        match self.put(attempt, record, &SCRIPTS.complete).await {
             // Without memory for the response there is still some for the fact that it ran.
             Err(RedisError::Full { .. }) => {
                 let lean = completion(attempt, None);
-                self.stamp(attempt, &lean, &SCRIPTS.complete_lean).await
+                self.put(attempt, &lean, &SCRIPTS.complete_lean).await
             }
             told => told,
         }
     }
 
-    async fn stamp(
+    async fn put(
         &self,
         attempt: &Attempt,
         record: &[u8],
@@ -222,9 +242,9 @@ impl Shared {
             Value::Int(_) => Ok((integer(&told)?, record[3])),
             Value::Nil => Err(RedisError::Superseded),
             Value::Array(told) => match &told[..] {
-                [stamp, flags] => {
+                [expires, flags] => {
                     let flags = u8::try_from(integer(flags)?).map_err(|_| UNEXPECTED)?;
-                    Ok((integer(stamp)?, flags))
+                    Ok((integer(expires)?, flags))
                 }
                 _ => Err(UNEXPECTED),
             },
@@ -316,7 +336,7 @@ pub(crate) enum Deed {
     TakeOver([u8; 8]),
 }
 
-/// The record of a completion, up to its stamp; `None` leaves the response out.
+/// The record of a completion; `None` leaves the response out.
 pub(crate) fn completion(attempt: &Attempt, response: Option<&[&[u8]]>) -> Vec<u8> {
     let mut head = attempt.head(State::Completed);
     head.flags = if response.is_none() { LEFT_OUT } else { 0 };
@@ -331,21 +351,23 @@ pub(crate) fn did(told: &Value) -> Result<(), RedisError> {
     }
 }
 
-/// A pair of value and time left, or nothing.
+/// A value, its time left and its expiry, or nothing.
 pub(crate) fn held_of(told: Value) -> Result<Held, RedisError> {
-    let Value::Array(pair) = told else {
+    let Value::Array(told) = told else {
         return if told == Value::Nil { Ok(Held::Free) } else { Err(UNEXPECTED) };
     };
-    match <[Value; 2]>::try_from(pair) {
-        Ok([Value::BulkString(value), left]) => held(value, &left),
+    match <[Value; 3]>::try_from(told) {
+        Ok([Value::BulkString(value), Value::Int(left), expires]) => {
+            held(Record::decode(value)?, u64::try_from(left).unwrap_or(0), &expires)
+        }
         _ => Err(UNEXPECTED),
     }
 }
 
-fn held(value: Vec<u8>, left: &Value) -> Result<Held, RedisError> {
-    match left {
+fn held(record: Record, left_ms: u64, expires: &Value) -> Result<Held, RedisError> {
+    match expires {
         Value::Int(-2) => Ok(Held::Free),
         Value::Int(-1) => Err(RedisError::Corrupt { what: "a key does not expire" }),
-        left => Ok(Held::By(View::new(Record::decode(value)?, integer(left)?))),
+        expires => Ok(Held::By(View::new(record, left_ms, integer(expires)?))),
     }
 }

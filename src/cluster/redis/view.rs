@@ -1,9 +1,8 @@
 //! What a record and the time left of its key say, in the words of the layer.
 //!
 //! `ttl - left` is how long the key has lived since its time to live was last set: by the claim, a
-//! take-over, a renewal, a checkpoint. Only the server's clock is in it. Where the time left was
-//! read after the record, it belongs to the same or a later state, so that a key looks younger,
-//! never older, than its record: what errs says that an attempt runs.
+//! take-over, a renewal, a checkpoint. Only the server's clock is in it, and both are read at one
+//! instant. A completion expires `ttl` after it was made, which says when that was.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +19,10 @@ use crate::scope::{self, Fingerprint};
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) record: Record,
+    /// 0 where a completion was read, which has no use for it.
     pub(crate) lived_ms: u64,
+    /// By the server's clock.
+    pub(crate) expires_ms: u64,
 }
 
 /// A key that is there, or not.
@@ -31,9 +33,9 @@ pub(crate) enum Held {
 }
 
 impl View {
-    pub(crate) fn new(record: Record, left_ms: u64) -> View {
+    pub(crate) fn new(record: Record, left_ms: u64, expires_ms: u64) -> View {
         let lived_ms = record.head.ttl_ms.saturating_sub(left_ms);
-        View { record, lived_ms }
+        View { record, lived_ms, expires_ms }
     }
 
     pub(crate) fn is_released(&self) -> bool {
@@ -51,15 +53,10 @@ impl View {
         }
     }
 
-    /// Whether the time left makes it an orphan, so that both should be read at one instant.
-    pub(crate) fn looks_lapsed(&self) -> bool {
-        self.orphaned_by() == Some(OrphanCause::LeaseLapsed)
-    }
-
     fn claimed_at(&self) -> SystemTime {
         let head = &self.record.head;
         if head.state == State::Completed {
-            return from_ms(self.record.completed_ms.saturating_sub(head.age_ms));
+            return from_ms(self.completed_ms().saturating_sub(head.age_ms));
         }
         let age = Duration::from_millis(head.age_ms + self.lived_ms);
         SystemClock.wall().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
@@ -93,12 +90,16 @@ impl View {
         }
     }
 
+    fn completed_ms(&self) -> u64 {
+        self.expires_ms.saturating_sub(self.record.head.ttl_ms)
+    }
+
     pub(crate) fn completed(&self) -> Completed {
-        let Record { head, response, completed_ms, .. } = &self.record;
+        let Record { head, response, .. } = &self.record;
         Completed {
             response: (head.flags == 0).then(|| response.clone()),
-            completed_at: from_ms(*completed_ms),
-            expires_at: from_ms(completed_ms + head.ttl_ms),
+            completed_at: from_ms(self.completed_ms()),
+            expires_at: from_ms(self.expires_ms),
             token: head.token,
             operation: head.operation,
             attempt: head.attempt,

@@ -1,3 +1,3 @@
--- What the key holds, and the ms it has left, at one instant.
+-- What the key holds, at one instant.
 local value = redis.call('GET', KEYS[1])
-return value and {value, redis.call('PTTL', KEYS[1])}
+return value and told(value)

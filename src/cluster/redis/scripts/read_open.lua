@@ -3,4 +3,4 @@ local state = redis.call('GETRANGE', KEYS[1], 0, 1)
 if state ~= '\1\1' and state ~= '\1\2' then
   return false
 end
-return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}
+return told(redis.call('GET', KEYS[1]))

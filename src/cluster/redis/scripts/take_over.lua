@@ -1,5 +1,5 @@
 -- ARGV: token seen, fingerprint, token to be, ttl and lease as fields, ttl in ms.
--- What the key holds then, and the ms it has left; nothing where there is no key.
+-- What the key holds then; nothing where there is no key.
 local value, cause, lived = orphan(KEYS[1], ARGV[1])
 if not value then
   return false
@@ -10,4 +10,4 @@ elseif cause and string.sub(value, 33, 48) == ARGV[2] then
     .. ARGV[3] .. ARGV[2] .. ARGV[4] .. struct.pack('<I8', age) .. string.sub(value, 73)
   redis.call('SET', KEYS[1], value, 'PX', ARGV[5])
 end
-return {value, redis.call('PTTL', KEYS[1])}
+return told(value)
