@@ -18,14 +18,14 @@ const REPLACES: &str =
 const FAULTS: [(&str, &str, &str); 10] = [
     // A completion that does not compare.
     (
-        "if name == ARGV[1] then\n  local now",
-        "if true then\n  local now",
+        "if name == ARGV[1] then\n  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])\n  return r",
+        "if true then\n  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])\n  return r",
         "a_superseded_attempt_changes_nothing",
     ),
     // A release that does not.
     (
-        "if name == ARGV[1] then\n  redis.call('SET'",
-        "if true then\n  redis.call('SET'",
+        "if name == ARGV[1] then\n  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])\n  return 1",
+        "if true then\n  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])\n  return 1",
         "a_superseded_attempt_changes_nothing",
     ),
     // A take-over of whatever attempt there is.

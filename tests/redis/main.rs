@@ -21,4 +21,5 @@ mod processes;
 mod records;
 
 mod failover;
+mod http;
 mod troubles;
