@@ -77,6 +77,15 @@ impl Cluster {
         }
     }
 
+    /// The same of one server.
+    pub(crate) async fn wait_until_promoted_at(&self, nth: usize) {
+        let begun = std::time::Instant::now();
+        while !self.primaries().contains(&nth) {
+            assert!(begun.elapsed() < crate::server::SOON, "the replica is promoted in time");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn url(&self) -> String {
         let nodes: Vec<String> = self.servers.iter().map(Server::address).collect();
         format!("redis+cluster://{}", nodes.join(","))
@@ -110,6 +119,10 @@ const SETTINGS: [&str; 16] = [
     "appendfsync",
     "everysec",
 ];
+
+pub(crate) fn settings() -> &'static [&'static str] {
+    &SETTINGS
+}
 
 fn role(name: &str) -> redis::Value {
     redis::Value::BulkString(name.as_bytes().to_vec())

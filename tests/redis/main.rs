@@ -22,4 +22,5 @@ mod records;
 
 mod failover;
 mod http;
+mod partition;
 mod troubles;

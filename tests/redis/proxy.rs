@@ -24,7 +24,8 @@ impl Proxy {
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                let server = TcpStream::connect(&server).await.unwrap();
+                // The server ends before its clients do.
+                let Ok(server) = TcpStream::connect(&server).await else { return };
                 tokio::spawn(pass(client, server, Arc::clone(&words), Arc::clone(&count)));
             }
         });

@@ -1,5 +1,5 @@
-//! What the servers hold: tokens that outlive a release, orphans and their operator, servers without
-//! memory, and keys that somebody else wrote.
+//! What the servers hold: tokens that outlive a release, orphans and their operator, servers
+//! without memory, and keys that somebody else wrote.
 
 use std::time::Duration;
 

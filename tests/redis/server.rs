@@ -104,10 +104,6 @@ impl Server {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
