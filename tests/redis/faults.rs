@@ -65,7 +65,7 @@ const FAULTS: [(&str, &str, &str); 10] = [
         "a_response_is_absent_from_its_expiry_on",
     ),
     (
-        "redis.call('SETRANGE', KEYS[1], 1, ARGV[3])",
+        "redis.call('SETRANGE', KEYS[1], 1, ARGV[2])",
         "",
         "an_attempt_given_up_is_an_orphan_with_cause_failed",
     ),

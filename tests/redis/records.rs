@@ -68,6 +68,25 @@ pub(crate) async fn token_after_a_release(
     Ok(next)
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_take_overs_with_one_token_one_is_granted() {
+    let server = Server::start(&[]);
+    let store = RedisStore::connect(&server.url()).await.unwrap();
+    let first = given_up(&store, KEY).await;
+    // Above what any clock gives, so that all who take it over want the token after this.
+    let ahead = (1 << 62 | first.token().get()).to_le_bytes();
+    write(&server, &only_key(&server), 24, &ahead);
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let store = store.clone();
+        let seen = oncelog::Token::from_bytes(ahead);
+        callers.spawn(async move { store.take_over(KEY, body(), seen, LEASE).await.unwrap() });
+    }
+    let answers = callers.join_all().await;
+    let granted = answers.iter().filter(|answer| matches!(answer, Answer::Granted(_))).count();
+    assert_eq!(granted, 1);
+}
+
 fn key(key: &str) -> Scope<'_> {
     Scope { key, ..KEY }
 }

@@ -18,10 +18,10 @@ use crate::cluster::redis::attempt::{Attempt, RedisPermit};
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Key, Waits};
 use crate::cluster::redis::record::LEFT_OUT;
-use crate::cluster::redis::store::{Deed, Found, RedisStore, Shared, Unknown, completion};
+use crate::cluster::redis::store::{Found, RedisStore, Shared, completion};
 use crate::format::record::CHECKPOINT_BYTES_MAX;
 use crate::http::backend::{Answer, Backend, Completed, Promises};
-use crate::scope::{Fingerprint, Scope, Token};
+use crate::scope::{Fingerprint, OperationId, Scope, Token};
 
 type Claiming = Pin<Box<dyn Future<Output = Result<Found, RedisError>> + Send>>;
 
@@ -30,7 +30,17 @@ struct Guarded {
     claiming: Option<Claiming>,
     begun: Begun,
     shared: Arc<Shared>,
-    unknown: Unknown,
+    deed: Deed,
+}
+
+/// What is taken back, and how.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// The claim of a new operation: nobody ran it, so its scope is freed.
+    Claim(Key, OperationId),
+    /// What was taken over may have had an effect before, so it is an orphan again. Where nothing
+    /// was answered, it is one when its lease is over.
+    TakeOver,
 }
 
 #[derive(PartialEq)]
@@ -42,26 +52,33 @@ enum Begun {
 impl Guarded {
     fn new(
         shared: &Arc<Shared>,
-        unknown: Unknown,
+        deed: Deed,
         claiming: impl Future<Output = Result<Found, RedisError>> + Send + 'static,
     ) -> Guarded {
         Guarded {
             claiming: Some(Box::pin(claiming)),
             begun: Begun::No,
             shared: Arc::clone(shared),
-            unknown,
+            deed,
         }
     }
 
     fn take_back(&mut self, claiming: Option<Claiming>) {
         // Without a runtime nobody can: the claim is an orphan when its lease is over.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (shared, unknown) = (Arc::clone(&self.shared), self.unknown.clone());
+        let (shared, deed) = (Arc::clone(&self.shared), self.deed.clone());
         runtime.spawn(async move {
-            if let Some(claiming) = claiming {
-                claiming.await.ok();
+            let found = match claiming {
+                Some(claiming) => claiming.await.ok(),
+                None => None,
+            };
+            match (deed, found) {
+                (Deed::Claim(key, operation), _) => shared.abandon(&key, operation).await,
+                (Deed::TakeOver, Some(Found::Granted(attempt))) => {
+                    shared.give_up(&attempt).await.ok();
+                }
+                (Deed::TakeOver, _) => {}
             }
-            shared.abandon_claim(&unknown).await;
         });
     }
 }
@@ -105,10 +122,9 @@ fn answer(found: Found, fingerprint: Fingerprint) -> Answer<RedisPermit> {
 
 impl RedisStore {
     fn guarded_claim(&self, attempt: Attempt) -> Guarded {
-        let deed = Deed::Claim(attempt.operation.to_bytes());
-        let unknown = Unknown { key: attempt.key.clone(), deed };
+        let deed = Deed::Claim(attempt.key.clone(), attempt.operation);
         let shared = Arc::clone(&self.shared);
-        Guarded::new(&self.shared, unknown, async move { shared.claim(attempt).await })
+        Guarded::new(&self.shared, deed, async move { shared.claim(attempt).await })
     }
 
     async fn look_again(
@@ -191,11 +207,10 @@ impl Backend for RedisStore {
     ) -> Result<Answer<RedisPermit>, RedisError> {
         let attempt = self.shared.first(scope, fingerprint, lease)?;
         // Its own token is as fresh, and above the one before.
-        let token = attempt.token.max(Token::new(seen.get() + 1));
-        let unknown = Unknown { key: attempt.key.clone(), deed: Deed::TakeOver(token.to_bytes()) };
+        let token = attempt.token.max(Token::new(seen.get().saturating_add(1)));
         let shared = Arc::clone(&self.shared);
         let taking = async move { shared.take_over(attempt, seen, token).await };
-        let found = Guarded::new(&self.shared, unknown, taking).await?;
+        let found = Guarded::new(&self.shared, Deed::TakeOver, taking).await?;
         Ok(answer(found, fingerprint))
     }
 

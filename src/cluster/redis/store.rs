@@ -16,7 +16,7 @@ use crate::cluster::redis::script::{SCRIPTS, Script};
 use crate::cluster::redis::view::{Held, View};
 use crate::cluster::redis::wake::Wakes;
 use crate::http::backend::Promises;
-use crate::scope::{Fingerprint, Scope, Token};
+use crate::scope::{Fingerprint, OperationId, Scope, Token};
 
 /// Claims in Redis or Valkey, on one server or a cluster. A clone is the same store.
 ///
@@ -203,9 +203,16 @@ impl Shared {
         let arguments = [&seen[..], &fingerprint, &next, fields.as_flattened(), &ttl];
         let (key, waits) = (&attempt.key, Waits::ForReplicas);
         let told = self.link.script(key, &SCRIPTS.take_over, &arguments, waits).await?;
+        // The token is no proof: others who came in the same millisecond may have the same.
+        let (told, taken) = match told {
+            Value::Array(mut told) => {
+                let taken = told.pop().ok_or(UNEXPECTED)?;
+                (Value::Array(told), integer(&taken)? > 0)
+            }
+            told => (told, false),
+        };
         let Held::By(view) = held_of(told)? else { return Err(RedisError::Superseded) };
-        let head = &view.record.head;
-        if head.state == State::Running && head.token == token {
+        if taken {
             return Ok(Found::Granted(Arc::new(Attempt::of(attempt.key, &view.record))));
         }
         if view.is_released() { Err(RedisError::Superseded) } else { Ok(Found::Held(view)) }
@@ -292,48 +299,23 @@ impl Shared {
     }
 
     pub(crate) async fn give_up(&self, attempt: &Attempt) -> Result<(), RedisError> {
-        let (token, operation) = (attempt.token.to_bytes(), attempt.operation.to_bytes());
-        let arguments = [&token[..], &operation, &GIVEN_UP];
+        // The operation and the token are the last of the name.
+        let name = attempt.head(State::Running).name();
+        let arguments = [&name[8..], &GIVEN_UP];
         let waits = Waits::ForReplicas;
         did(&self.link.script(&attempt.key, &SCRIPTS.give_up, &arguments, waits).await?)?;
         self.wakes.wake(&attempt.key);
         Ok(())
     }
 
-    /// Frees what a first attempt may have claimed that nobody was told of.
-    pub(crate) async fn abandon_claim(&self, unknown: &Unknown) {
-        let ttl = decimal(self.ttl_ms);
-        let Unknown { key, deed } = unknown;
-        let told = match deed {
-            Deed::Claim(operation) => {
-                let arguments = [&operation[..], &ttl];
-                self.link.script(key, &SCRIPTS.abandon, &arguments, Waits::No).await
-            }
-            // What was taken over may have had an effect before, so it stays an orphan.
-            Deed::TakeOver(token) => {
-                let arguments = [&token[..], &[], &GIVEN_UP];
-                self.link.script(key, &SCRIPTS.give_up, &arguments, Waits::No).await
-            }
-        };
-        if told.is_ok() {
+    /// Frees what a first attempt of this operation may have claimed that nobody was told of.
+    pub(crate) async fn abandon(&self, key: &Key, operation: OperationId) {
+        let (operation, ttl) = (operation.to_bytes(), decimal(self.ttl_ms));
+        let arguments = [&operation[..], &ttl];
+        if self.link.script(key, &SCRIPTS.abandon, &arguments, Waits::No).await.is_ok() {
             self.wakes.wake(key);
         }
     }
-}
-
-/// An attempt of which nobody may have been told.
-#[derive(Clone, Debug)]
-pub(crate) struct Unknown {
-    pub(crate) key: Key,
-    pub(crate) deed: Deed,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Deed {
-    /// Of this operation.
-    Claim([u8; 16]),
-    /// With this token.
-    TakeOver([u8; 8]),
 }
 
 /// The record of a completion; `None` leaves the response out.
