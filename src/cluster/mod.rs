@@ -5,3 +5,8 @@
 pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+
+#[cfg(feature = "redis")]
+pub use redis::{
+    attempt::RedisPermit, error::RedisError, options::RedisOptions, store::RedisStore,
+};

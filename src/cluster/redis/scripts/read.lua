@@ -1,0 +1,3 @@
+-- What the key holds, at one instant.
+local value = redis.call('GET', KEYS[1])
+return value and told(value)
