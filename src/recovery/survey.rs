@@ -462,8 +462,9 @@ impl<'a> Survey<'a> {
             }
             Record::Seal(said) => {
                 *seal = Some(Placed { lsn: entry.header.lsn, location });
-                // It still counts what was erased since.
+                // It still counts what was erased since. The next open takes its times from here.
                 *summary = *said;
+                self.time_ms = self.time_ms.max(said.time_ms_max);
             }
             _ => {}
         }

@@ -286,6 +286,35 @@ fn store_time_does_not_go_back_when_a_recovery_that_makes_the_tail_anew_is_cut_s
 }
 
 #[test]
+fn a_seal_of_the_tail_that_tells_a_later_time_tells_it_to_this_open_too() {
+    let world = World::new();
+    let store = world.open();
+    std::mem::forget(granted(claim(&store, "k")));
+    let disk = world.disk.after_kill();
+    let seal = end_of_records(&disk);
+    let mut bytes = disk.read(FIRST_SEGMENT).unwrap();
+    let at = usize::try_from(seal).unwrap();
+    let claim_lsn = u64::from_le_bytes(bytes[2 * COPY_BYTES + 26..][..8].try_into().unwrap());
+    // Kind 7; behind the header the summary, whose highest time is far ahead of every record's.
+    bytes[at + 8] = 7;
+    put(&mut bytes, at + 26, claim_lsn + 1);
+    let summary = at + 34;
+    put(&mut bytes, summary, 1);
+    put(&mut bytes, summary + 12, claim_lsn);
+    put(&mut bytes, summary + 20, claim_lsn);
+    put(&mut bytes, summary + 34, 1 << 44);
+    reseal_record(&mut bytes, &(seal..seal + 80));
+    disk.write(FIRST_SEGMENT, &bytes);
+
+    let first = world.on(disk.clone()).open();
+    assert_eq!(first.recovery().records_scanned, 2, "the SEAL was read");
+    let shown = format!("{:?}", first.unresolved());
+    let second = world.on(disk.after_kill()).open();
+    assert_eq!(format!("{:?}", second.unresolved()), shown, "the second open tells another time");
+    assert_eq!(shown, "Ok([])", "the orphan is long past by what the SEAL says");
+}
+
+#[test]
 fn a_torn_erasure_in_a_sealed_segment_that_lost_its_hints_is_finished() {
     let mut finished = Vec::new();
     for step in 0..12 {
