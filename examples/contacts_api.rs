@@ -7,8 +7,8 @@
 //!   -d '{"first_name":"Avery","last_name":"Stone","email":"avery@example.com"}'
 //! ```
 //!
-//! The layer decides who runs a write, and keeps what was answered in its store
-//! (`DIR/idempotency`); SQLite (`DIR/contacts.db`) keeps the contacts. A crash between the two
+//! The layer decides who runs a write, and keeps what was answered in its store (`DIR/idempotency`,
+//! or what `--store` names: the handlers are the same); SQLite (`DIR/contacts.db`) keeps the contacts. A crash between the two
 //! commits leaves an orphan. It is settled by the `operation` table, which each write fills with
 //! two statements in the transaction of its own effect, and a witness reads back.
 
@@ -28,16 +28,21 @@ use axum::response::IntoResponse;
 use axum::routing::{patch, post};
 use axum::{Extension, Router};
 use oncelog::Store;
-use oncelog::http::{Attempt, IdempotencyLayer, Organization, Orphans, Question, Testimony};
+use oncelog::cluster::{PostgresStore, RedisStore};
+use oncelog::http::{
+    AnyBackend, Attempt, IdempotencyLayer, Organization, Orphans, Question, Testimony,
+};
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior, params};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "\
-usage: contacts_api [--listen ADDR] [--data DIR] [--token TOKEN=ORGANIZATION]...
+usage: contacts_api [--listen ADDR] [--data DIR] [--store STORE] [--token TOKEN=ORGANIZATION]...
 
   --listen ADDR                address to serve (default 127.0.0.1:8080; port 0 picks one)
   --data DIR                   where contacts and keys are kept (default ./data, created)
+  --store STORE                where keys are kept instead: a directory, redis://HOST:PORT,
+                               redis+cluster://HOST:PORT,HOST:PORT or postgres://USER@HOST/DATABASE
   --token TOKEN=ORGANIZATION   a bearer token and whose it is (default demo-token=acme)
   --help                       this text";
 
@@ -93,8 +98,8 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
-    // Creates the data directory on the way.
-    let store = Store::open(arguments.data.join("idempotency"))?;
+    std::fs::create_dir_all(&arguments.data)?;
+    let (claims, store) = open(&arguments).await?;
     let database = Connection::open(arguments.data.join("contacts.db"))?;
     database.busy_timeout(Duration::from_secs(5))?;
     database.execute_batch(SCHEMA)?;
@@ -106,7 +111,7 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         let database = asked.clone();
         async move { Ok(database.with(move |database| testify(database, &question)).await??) }
     });
-    let layer = IdempotencyLayer::new(store.clone(), organization, witness);
+    let layer = IdempotencyLayer::new(claims, organization, witness);
     let tokens = Arc::new(arguments.tokens);
     let router = Router::new()
         .route("/public/v1/contacts", post(create).get(find))
@@ -130,13 +135,39 @@ async fn serve(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     axum::serve(listener, router).with_graceful_shutdown(stop).await?;
     // Writes whose client hung up end too.
     layer.drain(Duration::from_secs(30)).await;
-    store.close()?;
+    if let Some(store) = store {
+        store.close()?;
+    }
     Ok(())
+}
+
+/// Where claims live, and the embedded store where they live there, which is to be closed.
+async fn open(
+    arguments: &Arguments,
+) -> Result<(AnyBackend, Option<Store>), Box<dyn std::error::Error>> {
+    let embedded = arguments.data.join("idempotency");
+    let store = arguments.store.as_deref().unwrap_or_default();
+    let scheme = store.split_once("://").map(|(scheme, _)| scheme);
+    Ok(match scheme {
+        Some("redis" | "redis+cluster") => {
+            (AnyBackend::new(RedisStore::connect(store).await?), None)
+        }
+        Some("postgres" | "postgresql") => {
+            (AnyBackend::new(PostgresStore::connect(store).await?), None)
+        }
+        Some(other) => return Err(format!("--store knows no {other}://").into()),
+        None => {
+            let directory = if store.is_empty() { embedded } else { store.into() };
+            let store = Store::open(directory)?;
+            (AnyBackend::new(store.clone()), Some(store))
+        }
+    })
 }
 
 struct Arguments {
     listen: SocketAddr,
     data: PathBuf,
+    store: Option<String>,
     tokens: HashMap<String, String>,
 }
 
@@ -146,13 +177,14 @@ impl Arguments {
         let mut arguments = Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             data: "data".into(),
+            store: None,
             tokens: HashMap::new(),
         };
         while let Some(option) = words.next() {
             if option == "--help" {
                 return Ok(None);
             }
-            if !["--listen", "--data", "--token"].contains(&option.as_str()) {
+            if !["--listen", "--data", "--store", "--token"].contains(&option.as_str()) {
                 return Err(format!("unknown argument {option}"));
             }
             let value = words.next().ok_or_else(|| format!("{option} needs a value"))?;
@@ -162,6 +194,7 @@ impl Arguments {
                     arguments.listen = value.parse().map_err(wrong)?;
                 }
                 "--data" => arguments.data = value.into(),
+                "--store" => arguments.store = Some(value),
                 _ => {
                     let parts = value.split_once('=');
                     let (token, organization) = parts

@@ -9,6 +9,7 @@
     reason = "a step of a test that fails fails the test; it looks for an installed server itself"
 )]
 
+mod programs;
 mod server;
 
 use crate::server::{Did, Postgres, Session};

@@ -1,31 +1,11 @@
 //! A PostgreSQL server of its own in a scratch directory, on a Unix socket, and sessions of it.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use tempfile::TempDir;
 
-/// The directory of the server's programs, which Debian keeps out of the path.
-fn programs() -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql").expect("Debian's postgresql is installed");
-    let newest = versions.map(|version| version.unwrap().path().join("bin")).max();
-    newest.expect("a version of PostgreSQL is installed")
-}
-
-/// PostgreSQL refuses to run as root.
-fn as_postgres(program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
-    command.current_dir("/");
-    command
-}
-
-fn succeed(command: &mut Command) {
-    let output = command.output().expect("the program is installed");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
+use crate::programs::{as_postgres, programs, succeed};
 
 pub(crate) struct Postgres {
     dir: TempDir,
