@@ -11,6 +11,7 @@
 
 mod boundary;
 mod conformance;
+mod drop;
 mod failover;
 mod processes;
 #[path = "../witness/programs.rs"]

@@ -137,3 +137,30 @@ async fn the_next_generation_is_opened_and_the_past_one_dropped_without_being_as
     }
     complete(&store).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_made_for_an_empty_generation_never_reads_all_of_it() {
+    const MORE: usize = 20;
+    let (server, schema) = (Server::shared(), fresh_schema());
+    let store = options(&schema).connections(1).connect(&server.url()).await.unwrap();
+    complete(&store).await;
+    // Now the server knows that it is tiny, and would plan for that.
+    server.sql(&format!("ANALYZE {schema}.claim_1")).await;
+    for number in 0..MORE {
+        let key = format!("order-{number}");
+        let scope = Scope { key: &key, ..SCOPE };
+        let claimed = store.claim(scope, body(), LEASE).await.unwrap();
+        let Answer::Granted(permit) = claimed else { panic!("it is free") };
+        store.complete(&permit, &[b"response"]).await.unwrap();
+    }
+    drop(store);
+    let counted = |what: &str| {
+        format!("SELECT {what} FROM pg_stat_user_tables WHERE relid = '{schema}.claim_1'::regclass")
+    };
+    // A connection reports what it did when it ends.
+    while server.tell(&counted("n_tup_upd")).await != (MORE + 1).to_string() {
+        tokio::task::yield_now().await;
+    }
+    let by_index = server.tell(&counted("idx_scan")).await.parse::<usize>().unwrap();
+    assert!(by_index > MORE, "{by_index} of {} updates found their row by an index", MORE + 1);
+}

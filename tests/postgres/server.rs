@@ -95,10 +95,12 @@ impl Server {
         }
     }
 
-    /// Stops every process of the server where it is, or lets them go on.
+    /// Stops every process of the server where it is, or lets them go on. The first of them comes
+    /// first: what it stops making would not be among its children yet.
     pub(crate) fn signal(&self, signal: Signal) {
         let postmaster = self.postmaster();
-        for pid in children(postmaster).into_iter().chain([postmaster]) {
+        kill_process(postmaster, signal).ok();
+        for pid in children(postmaster) {
             kill_process(pid, signal).ok();
         }
     }

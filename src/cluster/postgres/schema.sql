@@ -36,11 +36,14 @@ CREATE TABLE "{schema}".claim (
     scope        bytea       NOT NULL,
     checkpoint   bytea,
     -- Null until it completed, and where the response was left out.
-    body         bytea
-) PARTITION BY LIST (generation);
+    body         bytea,
+    CONSTRAINT rows_lie_in_generations CHECK (false) NO INHERIT
+);
 
--- A generation is a partition: the claims of one stretch of time. One is open, which alone takes
--- claims. Whole ones are dropped.
+-- A generation is a partition: a table that inherits, with the claims of one stretch of time. One
+-- is open, which alone takes claims. Whole ones are dropped. By inheritance, since a declared
+-- partition makes every INSERT and UPDATE that names it build and check its bound once more, and
+-- is dropped under a lock of the whole table.
 CREATE TABLE "{schema}".generation (
     generation int         PRIMARY KEY,
     opened_at  timestamptz NOT NULL,
@@ -69,13 +72,9 @@ BEGIN
     IF opened IS DISTINCT FROM p_seen THEN
         RETURN false;
     END IF;
-    -- Made apart and attached, which no reader or writer of the whole table waits for: a claim
-    -- that reads the bound of its partition would wait for this while this waits for the claim.
     EXECUTE pg_catalog.format(
-        'CREATE TABLE "{schema}".claim_%s (LIKE "{schema}".claim) WITH (fillfactor = 90)', next);
-    EXECUTE pg_catalog.format(
-        'ALTER TABLE "{schema}".claim ATTACH PARTITION "{schema}".claim_%s FOR VALUES IN (%s)',
-        next, next);
+        'CREATE TABLE "{schema}".claim_%s () INHERITS ("{schema}".claim)
+            WITH (fillfactor = 90)', next);
     EXECUTE pg_catalog.format(
         'CREATE UNIQUE INDEX ON "{schema}".claim_%s (digest)', next);
     IF opened IS NOT NULL THEN
