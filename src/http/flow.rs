@@ -36,7 +36,8 @@ pub(crate) struct Keyed<B> {
     pub(crate) whose: Option<Whose>,
 }
 
-/// Serves one request. Not an `async fn`, whose future has room for its arguments twice.
+/// Serves one request.
+#[expect(clippy::manual_async_fn, reason = "its future would have room for its arguments twice")]
 pub(crate) fn serve<B, S, Q, R>(
     keyed: Keyed<B>,
     body: Q,
