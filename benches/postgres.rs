@@ -2,7 +2,7 @@
 //! the same size, by the same client through a pool of the same size on the same server.
 //!
 //! Both sides run in alternating rounds on a server of the bench's own, with its commits synced.
-//! The store has two closed generations, as one does that has run for longer than its ttl, with
+//! The store has three closed generations, as one does that has run for longer than its ttl, with
 //! rows in each; the bare table has as many. Wants root and Debian's postgresql.
 #![expect(
     clippy::disallowed_methods,
@@ -33,7 +33,7 @@ const RESPONSE: &[u8] = &[b'r'; 256];
 const CONNECTIONS: usize = 64;
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(1500);
-/// Rows of each closed generation, and half of those of the bare table.
+/// Rows of each closed generation, and a third of those of the bare table.
 const ROWS: u64 = 50_000;
 
 const BARE: &str =
@@ -97,7 +97,7 @@ async fn measure() {
 
 /// Rows of earlier days, in three closed generations and in the bare table.
 async fn fill(server: &Server) {
-    for generation in 1..=2 {
+    for generation in 1..=3 {
         server
             .sql(&format!(
                 "INSERT INTO bench.claim_{generation} SELECT n, statement_timestamp(), \
