@@ -8,9 +8,10 @@
 //! ```
 //!
 //! The layer decides who runs a write, and keeps what was answered in its store (`DIR/idempotency`,
-//! or what `--store` names: the handlers are the same); SQLite (`DIR/contacts.db`) keeps the contacts. A crash between the two
-//! commits leaves an orphan. It is settled by the `operation` table, which each write fills with
-//! two statements in the transaction of its own effect, and a witness reads back.
+//! or what `--store` names: the handlers are the same); SQLite (`DIR/contacts.db`) keeps the
+//! contacts. A crash between the two commits leaves an orphan. It is settled by the `operation`
+//! table, which each write fills with two statements in the transaction of its own effect, and a
+//! witness reads back.
 
 use std::collections::HashMap;
 use std::io::Write as _;

@@ -127,7 +127,7 @@ async fn the_next_generation_is_opened_and_the_past_one_dropped_without_being_as
     complete(&store).await;
     let newest = format!("SELECT max(generation) FROM {schema}.generation");
     let oldest = format!("SELECT min(generation) FROM {schema}.generation");
-    shift(&server, &schema, 31).await;
+    shift(&server, &schema, 61).await;
     while server.tell(&newest).await == "1" {
         tokio::task::yield_now().await;
     }

@@ -111,6 +111,11 @@ impl Server {
         Pid::from_raw(pid).expect("a process id is not 0")
     }
 
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
+        read(&self.dir.path().join("log"))
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("host={} user=postgres dbname=postgres", self.dir.path().display())
     }

@@ -41,7 +41,7 @@ async fn a_server_that_is_paused_is_unavailable_and_nothing_happens_twice() {
     let completed = store.complete(&permit, &[b"response"]).await.unwrap_err();
     assert_eq!(completed.kind(), ErrorKind::Unavailable, "{completed}");
     server.signal(Signal::CONT);
-    // Whether the first one arrived or not, the second is acknowledged, with one time of completion.
+    // Whether the first one arrived or not, the second is acknowledged, with one time for both.
     let first = store.complete(&permit, &[b"response"]).await.unwrap();
     let again = store.complete(&permit, &[b"response"]).await.unwrap();
     assert_eq!(first.completed_at, again.completed_at);

@@ -1,13 +1,13 @@
 //! Claims in PostgreSQL.
 //!
 //! A row a scope, in one table whose partitions are *generations*: the claims of one stretch of
-//! time, half the ttl. One generation is open and takes claims; the others are dropped whole, once
+//! time, a ttl long. One generation is open and takes claims; the others are dropped whole, once
 //! everything in them is past. `schema.sql` has the tables, and the proof that a scope is claimed
 //! once across generations; `docs/postgres.md` has the rest.
 //!
 //! ```text
-//! claim     INSERT into the open generation, unless an older one holds the scope   } one statement,
-//! complete  UPDATE of that row, by operation and token                             } one partition
+//! claim     INSERT into the open generation, unless an older one holds the scope  } one statement,
+//! complete  UPDATE of that row, by operation and token                            } one partition
 //! replay    the INSERT finds the scope taken; a SELECT over the generations
 //! ```
 

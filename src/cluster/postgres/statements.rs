@@ -11,7 +11,8 @@ const COLUMNS: &str = "token, operation, attempt, generation, claimed_at, comple
     expires_at, lease_until, state, fingerprint, checkpoint, body, \"{schema}\".now()";
 
 /// Whether the row is an orphan at the time of the statement.
-const ORPHANED: &str = "(state = 2 OR (state = 0 AND lease_until <= \"{schema}\".now())) AND expires_at > \"{schema}\".now()";
+const ORPHANED: &str = "(state = 2 OR (state = 0 AND lease_until <= \"{schema}\".now())) \
+    AND expires_at > \"{schema}\".now()";
 
 /// The row of an attempt that runs, so far as it was not superseded. A statement that waited for a
 /// lock compares once more with what the row holds by then.
