@@ -165,7 +165,8 @@ impl Shared {
         };
         // Fails where somebody has unsealed it since: then this look counts for nothing.
         let gone = of(&format!(
-            "ALTER TABLE {{leaf}} DROP CONSTRAINT sealed; DROP TABLE {{leaf}}; DELETE FROM \"{{schema}}\".generation \
+            "ALTER TABLE {{leaf}} DROP CONSTRAINT sealed; DROP TABLE {{leaf}}; \
+             DELETE FROM \"{{schema}}\".generation \
              WHERE generation = {generation}"
         ));
         match self.change_schema(connection, &gone).await {
