@@ -86,7 +86,7 @@ impl Server {
     /// The whole server at once, as a power cut that spares the disk: the kernel is still there.
     pub(crate) fn kill(&self) {
         let postmaster = self.postmaster();
-        // The children end by themselves once it is gone; those that write are killed with it.
+        self.pause();
         for pid in children(postmaster).into_iter().chain([postmaster]) {
             kill_process(pid, Signal::KILL).ok();
         }
@@ -95,13 +95,24 @@ impl Server {
         }
     }
 
-    /// Stops every process of the server where it is, or lets them go on. The first of them comes
-    /// first: what it stops making would not be among its children yet.
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Stops every process of the server where it is: first the one that starts the others.
+    pub(crate) fn pause(&self) {
         let postmaster = self.postmaster();
-        kill_process(postmaster, signal).ok();
+        kill_process(postmaster, Signal::STOP).unwrap();
+        let stat = format!("/proc/{}/stat", postmaster.as_raw_nonzero());
+        while !read(Path::new(&stat)).contains(") T ") {
+            std::thread::yield_now();
+        }
         for pid in children(postmaster) {
-            kill_process(pid, signal).ok();
+            kill_process(pid, Signal::STOP).ok();
+        }
+    }
+
+    /// Lets them go on.
+    pub(crate) fn go_on(&self) {
+        let postmaster = self.postmaster();
+        for pid in children(postmaster).into_iter().chain([postmaster]) {
+            kill_process(pid, Signal::CONT).ok();
         }
     }
 
@@ -147,6 +158,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if self.data.join("postmaster.pid").exists() {
+            // A test that failed may have left it paused, where it would never stop.
+            self.go_on();
             let mut stop = as_postgres(&programs().join("pg_ctl"));
             // One that was killed does not run any more, which is as well.
             stop.args(["stop", "-m", "immediate", "-w", "-D"]).arg(&self.data).output().ok();

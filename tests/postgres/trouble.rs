@@ -6,7 +6,6 @@ use std::time::Duration;
 use oncelog::cluster::PostgresStore;
 use oncelog::http::{Answer, Backend as _, BackendError as _, BackendPermit as _, ErrorKind};
 use oncelog::{Fingerprint, Scope};
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::programs::succeed;
@@ -35,12 +34,12 @@ async fn a_server_that_is_paused_is_unavailable_and_nothing_happens_twice() {
     let limit = Duration::from_millis(500);
     let store = options("paused").time_limit(limit).connect(&server.url()).await.unwrap();
     let permit = grant(&store, "running").await;
-    server.signal(Signal::STOP);
+    server.pause();
     let claimed = store.claim(scope("lost"), body(), LEASE).await.unwrap_err();
     assert_eq!(claimed.kind(), ErrorKind::Unavailable, "{claimed}");
     let completed = store.complete(&permit, &[b"response"]).await.unwrap_err();
     assert_eq!(completed.kind(), ErrorKind::Unavailable, "{completed}");
-    server.signal(Signal::CONT);
+    server.go_on();
     // Whether the first one arrived or not, the second is acknowledged, with one time for both.
     let first = store.complete(&permit, &[b"response"]).await.unwrap();
     let again = store.complete(&permit, &[b"response"]).await.unwrap();
