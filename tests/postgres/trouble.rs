@@ -89,6 +89,8 @@ async fn a_full_disk_refuses_claims_and_goes_on_with_the_rest() {
         (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let completed = store.complete(&running, &[&random]).await.unwrap();
     assert_eq!(completed.response, None);
+    let again = store.complete(&running, &[b"small"]).await.unwrap();
+    assert_eq!(again.response, None, "what was left out is not there when it is asked for again");
     let replay = store.claim(scope("running"), body(), LEASE).await.unwrap();
     assert!(matches!(replay, Answer::Replay(ref kept) if kept.response.is_none()), "{replay:?}");
     println!("a full disk: {claims} claims, then Full; replays, conflicts, a completion go on");

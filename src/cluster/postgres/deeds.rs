@@ -1,7 +1,7 @@
 //! What the holder of a permit does with it. Each compares operation, token and state, so that an
 //! attempt that was superseded changes no row, and is told so.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_postgres::Row;
@@ -77,7 +77,7 @@ impl Shared {
         };
         let row = ended.ok_or(PostgresError::Superseded)?;
         self.waiters.wake(&permit.digest);
-        Ok(completed(permit, response, column(&row, 0)?, column(&row, 1)?))
+        completed(permit, response, &row)
     }
 
     pub(crate) async fn release(&self, permit: &PostgresPermit) -> Result<(), PostgresError> {
@@ -126,15 +126,16 @@ impl Shared {
     }
 }
 
-/// What a completion leaves.
+/// What a completion left, by its row: a response that was left out then is not there now.
 pub(crate) fn completed(
     permit: &PostgresPermit,
     response: Option<Bytes>,
-    completed_at: SystemTime,
-    expires_at: SystemTime,
-) -> Completed {
+    row: &Row,
+) -> Result<Completed, PostgresError> {
+    let (completed_at, expires_at) = (column(row, 0)?, column(row, 1)?);
+    let response = if column(row, 2)? { response } else { None };
     let (token, operation, attempt) = (permit.token, permit.operation, permit.attempt);
-    Completed { response, completed_at, expires_at, token, operation, attempt }
+    Ok(Completed { response, completed_at, expires_at, token, operation, attempt })
 }
 
 /// Whether the server refused a statement with this code.

@@ -103,13 +103,13 @@ impl Leaf {
         let complete = "UPDATE {leaf} SET state = 1, checkpoint = NULL, \
             completed_at = \"{schema}\".now(), expires_at = \"{schema}\".now() + $4, body = $5 \
             WHERE {CURRENT}";
-        let stamps = " RETURNING completed_at, expires_at";
+        let stamps = " RETURNING completed_at, expires_at, body IS NOT NULL";
         Leaf {
             generation,
             complete: sql(&format!("{complete}{stamps}")),
             complete_in: sql(&format!("{complete} AND {READ_COMMITTED}{stamps}")),
-            completed: sql("SELECT completed_at, expires_at FROM {leaf} WHERE digest = $1 \
-                AND token = $2 AND operation = $3 AND state = 1 \
+            completed: sql("SELECT completed_at, expires_at, body IS NOT NULL FROM {leaf} \
+                WHERE digest = $1 AND token = $2 AND operation = $3 AND state = 1 \
                 AND expires_at > \"{schema}\".now()"),
             release: sql("DELETE FROM {leaf} WHERE {CURRENT} RETURNING 1"),
             abandon: sql("DELETE FROM {leaf} WHERE digest = $1 AND operation = $2 AND state = 0"),

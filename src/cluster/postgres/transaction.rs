@@ -126,12 +126,12 @@ impl PostgresStore {
         let failed = |error| PostgresError::of("completing in a transaction", error);
         let rows = session.rows(&permit.leaf.complete_in, &values).await.map_err(failed)?;
         if let Some(row) = rows.first() {
-            return Ok(completed(permit, response, column(row, 0)?, column(row, 1)?));
+            return completed(permit, response, row);
         }
         check_isolation(session).await?;
         let again = session.rows(&permit.leaf.completed, &values[..3]).await.map_err(failed)?;
         let row = again.first().ok_or(PostgresError::Superseded)?;
-        Ok(completed(permit, response, column(row, 0)?, column(row, 1)?))
+        completed(permit, response, row)
     }
 }
 
