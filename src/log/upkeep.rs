@@ -174,6 +174,8 @@ impl<D> Log<D> {
     /// failure harms nothing: the hints are then made at the next open. Returns the segments whose
     /// hints need no longer be kept by the shards.
     pub(crate) fn hint_sealed(&self) -> Vec<u64> {
+        // Two at once would write one draft, and whoever closes would leave before the other ends.
+        let _hinting = self.hinting.lock();
         let sealed = std::mem::take(&mut *self.unhinted.lock());
         let mut hinted = Vec::with_capacity(sealed.len());
         for sealed in sealed {

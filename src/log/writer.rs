@@ -51,6 +51,8 @@ pub(crate) struct Log<D> {
     pub(in crate::log) poison: OnceLock<Arc<str>>,
     // LOCK: hints to write (a leaf)
     pub(in crate::log) unhinted: Mutex<Vec<Sealed>>,
+    // LOCK: hinting (taken by upkeep, a backup and the close, under none but expiring)
+    pub(in crate::log) hinting: Mutex<()>,
     pub(in crate::log) helpers: OnceLock<Arc<dyn Helpers>>,
     pub(in crate::log) commit_times: CommitTimes,
 }
@@ -153,6 +155,7 @@ impl<D> Log<D> {
             checkpoints: Mutex::new(checkpoints),
             poison: OnceLock::new(),
             unhinted: Mutex::default(),
+            hinting: Mutex::default(),
             helpers: OnceLock::new(),
             commit_times: CommitTimes::default(),
         }

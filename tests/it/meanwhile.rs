@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use oncelog::{Claim, Create, Error, Fingerprint, ManualClock, Phase, Scope, Store};
+use oncelog::{Background, Claim, Create, Error, Fingerprint, ManualClock, Phase, Scope, Store};
 
 use crate::contract::support::{SEGMENT_BYTES, World, kind, run, scope, start};
 use crate::support::disk::SimDisk;
@@ -173,4 +173,54 @@ fn a_store_that_is_closed_during_its_backup_is_backed_up_whole_or_said_to_be_clo
         assert!(copy.verify().unwrap().is_clean());
         (0..200).for_each(|number| assert_eq!(kind(&copy, &format!("key-{number}")), "completed"));
     }
+}
+
+/// The first hint file that is written stands still, and so would tell of a second one beside it.
+#[derive(Debug)]
+struct Hinting {
+    pause: Mutex<Option<Pause>>,
+    beside: Mutex<Option<Sender<String>>>,
+}
+
+impl Intercept for Hinting {
+    fn sync(&self, target: Target<'_>) -> io::Result<()> {
+        if target.name.ends_with(".idx.tmp") {
+            let pause = self.pause.lock().unwrap().take();
+            if let Some(pause) = pause {
+                pause.begun.send(()).unwrap();
+                pause.goes_on.recv().unwrap();
+            } else if let Some(beside) = &*self.beside.lock().unwrap() {
+                beside.send(target.name.to_owned()).ok();
+            }
+        }
+        target.file.sync()
+    }
+}
+
+#[test]
+fn a_close_leaves_no_segment_without_hints_though_upkeep_is_writing_them() {
+    let world = World::new();
+    let (begun, begins) = channel();
+    let (go_on, goes_on) = channel();
+    let (beside, besides) = channel();
+    let pause = Mutex::new(Some(Pause { begun, goes_on }));
+    let disk = Intercepted::new(&world.disk, Hinting { pause, beside: Mutex::new(Some(beside)) });
+    let options = || world.options().background(Background::Threads);
+    let store = options().open_on(Arc::new(disk.clone())).unwrap();
+    for number in 0..200 {
+        run(&store, &format!("key-{number}"), &[7; 700]);
+    }
+    assert!(store.stats().segments > 3);
+    begins.recv().unwrap();
+    std::thread::scope(|threads| {
+        let closing = threads.spawn(|| store.clone().close().unwrap());
+        let waited = besides.recv_timeout(Duration::from_millis(200));
+        *disk.by.beside.lock().unwrap() = None;
+        go_on.send(()).unwrap();
+        closing.join().unwrap();
+        assert_eq!(waited, Err(RecvTimeoutError::Timeout), "two hint files were written at once");
+    });
+    let store = world.open();
+    assert_eq!(store.recovery().hints_rebuilt, 0, "{:?}", store.recovery());
+    assert!(store.verify().unwrap().is_clean());
 }
