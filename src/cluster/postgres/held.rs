@@ -18,6 +18,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(1);
 pub(crate) const RUNNING: i16 = 0;
 pub(crate) const COMPLETED: i16 = 1;
 pub(crate) const GIVEN_UP: i16 = 2;
+/// Completed as well, but not by its attempt, whose own completion comes too late.
+const RESOLVED: i16 = 3;
 
 /// What a scope holds at the time of the statement.
 pub(crate) struct Held {
@@ -45,7 +47,7 @@ impl Held {
         let cause = match state {
             GIVEN_UP => Some(OrphanCause::Failed),
             RUNNING if lease_left.is_zero() => Some(OrphanCause::LeaseLapsed),
-            RUNNING | COMPLETED => None,
+            RUNNING | COMPLETED | RESOLVED => None,
             _ => return Err(PostgresError::Corrupt { what: "its state is none" }),
         };
         Ok(Held {
@@ -70,7 +72,7 @@ impl Held {
     pub(crate) fn answer<P>(self, fingerprint: Fingerprint) -> Result<Answer<P>, PostgresError> {
         if self.fingerprint != fingerprint {
             let state = match (self.state, self.cause) {
-                (COMPLETED, _) => ConflictState::Completed,
+                (COMPLETED | RESOLVED, _) => ConflictState::Completed,
                 (_, None) => ConflictState::InProgress,
                 (_, Some(_)) => ConflictState::Orphaned,
             };
@@ -85,7 +87,7 @@ impl Held {
     }
 
     pub(crate) fn holding(self) -> Result<Holding, PostgresError> {
-        if self.state == COMPLETED {
+        if matches!(self.state, COMPLETED | RESOLVED) {
             return self.completed().map(Holding::Completed);
         }
         Ok(match self.cause {

@@ -25,7 +25,8 @@ CREATE TABLE "{schema}".claim (
     completed_at timestamptz,
     generation   int         NOT NULL,
     attempt      int         NOT NULL,
-    -- 0: running, until its lease is over. 1: completed. 2: given up.
+    -- 0: running, until its lease is over. 1: completed by its attempt. 2: given up.
+    -- 3: completed by an operator.
     state        smallint    NOT NULL,
     -- Why the attempt before this one ended. 0: its lease was over. 2: it was given up.
     cause        smallint,

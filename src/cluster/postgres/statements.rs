@@ -57,18 +57,18 @@ impl Statements {
                 expires_at = \"{schema}\".now() + $4 + $5 \
                 WHERE digest = $1 AND token = $2 AND fingerprint = $3 AND {ORPHANED} \
                 RETURNING {COLUMNS}, cause"),
-            resolve: sql("UPDATE \"{schema}\".claim SET state = 1, checkpoint = NULL, \
+            resolve: sql("UPDATE \"{schema}\".claim SET state = 3, checkpoint = NULL, \
                 completed_at = \"{schema}\".now(), expires_at = \"{schema}\".now() + $3, body = $4 \
                 WHERE digest = $1 AND token = $2 AND {ORPHANED} RETURNING {COLUMNS}"),
             release_orphan: sql("DELETE FROM \"{schema}\".claim \
                 WHERE digest = $1 AND token = $2 AND {ORPHANED} RETURNING 1"),
             unresolved: sql("SELECT {COLUMNS}, scope FROM \"{schema}\".claim \
                 WHERE {ORPHANED} AND token > $1 ORDER BY token LIMIT $2"),
-            forget: sql("DELETE FROM \"{schema}\".claim WHERE digest = $1 AND state = 1 \
+            forget: sql("DELETE FROM \"{schema}\".claim WHERE digest = $1 AND state IN (1, 3) \
                 RETURNING expires_at > \"{schema}\".now()"),
             // The encoded scope: the lengths of three fields, then the organization.
             forget_organization: sql("WITH gone AS (DELETE FROM \"{schema}\".claim \
-                WHERE state = 1 AND substring(scope FROM 1 FOR 2) = $1 \
+                WHERE state IN (1, 3) AND substring(scope FROM 1 FOR 2) = $1 \
                 AND substring(scope FROM 7 FOR $2) = $3 RETURNING expires_at) \
                 SELECT count(*) FROM gone WHERE expires_at > \"{schema}\".now()"),
             generations: sql("SELECT generation, closed_at IS NULL \

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Key, Node, UNEXPECTED, Waits, integer, text};
-use crate::cluster::redis::record::{LEFT_OUT, State, field};
+use crate::cluster::redis::record::{LEFT_OUT, RESOLVED, State, field};
 use crate::cluster::redis::script::SCRIPTS;
 use crate::cluster::redis::store::{RedisStore, Shared, decimal, did, held_of};
 use crate::cluster::redis::view::Held;
@@ -159,9 +159,9 @@ impl Administer for RedisStore {
         let shared = &self.shared;
         let key = shared.key(scope)?;
         let fits = response.len() as u64 <= shared.response_bytes_max;
-        let (response, flags) = if fits { (response, 0) } else { (&[][..], LEFT_OUT) };
+        let (response, left_out) = if fits { (response, 0) } else { (&[][..], LEFT_OUT) };
         let (seen, ttl) = (seen.to_bytes(), decimal(shared.ttl_ms));
-        let arguments = [&seen[..], response, &[flags], &field(shared.ttl_ms), &ttl];
+        let arguments = [&seen[..], response, &[left_out | RESOLVED], &field(shared.ttl_ms), &ttl];
         let told = shared.link.script(&key, &SCRIPTS.resolve, &arguments, Waits::ForReplicas);
         match held_of(told.await?)? {
             Held::By(view) => {

@@ -158,7 +158,7 @@ impl RedisStore {
         let (expires_ms, flags) = self.shared.complete(&attempt, &record).await?;
         let kept = Bytes::from(record);
         Ok(Completed {
-            response: (flags != LEFT_OUT).then(|| kept.slice(kept.len() - response..)),
+            response: (flags & LEFT_OUT == 0).then(|| kept.slice(kept.len() - response..)),
             completed_at: from_ms(expires_ms.saturating_sub(attempt.ttl_ms)),
             expires_at: from_ms(expires_ms),
             token: attempt.token,

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Numbers are little-endian, times are milliseconds. The *age* is how long before the last reset
-//! of the key's time to live the operation was first claimed. The only flag says that the response
-//! was left out. When an operation completed is not in the record: the key expires `ttl` later.
+//! of the key's time to live the operation was first claimed. One flag says that the response was
+//! left out, one that an operator completed the operation, not the attempt. When an operation
+//! completed is not in the record: the key expires `ttl` later.
 //! The scripts know these places too.
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ const VERSION: u8 = 1;
 pub(crate) const NAME_BYTES: usize = 32;
 pub(crate) const HEAD_BYTES: usize = 80;
 pub(crate) const LEFT_OUT: u8 = 1;
+pub(crate) const RESOLVED: u8 = 2;
 
 /// In which state an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +178,7 @@ impl Record {
         };
         let (scope, zeros, checkpoint) = (fields.u16()?, fields.u16()?, fields.u32()?);
         let (scope, checkpoint) = (usize::from(scope), usize_of(checkpoint)?);
-        if head.token.get() >= 1 << 63 || head.flags > LEFT_OUT || zeros != 0 {
+        if head.token.get() >= 1 << 63 || head.flags > LEFT_OUT | RESOLVED || zeros != 0 {
             return Err(DecodeError::Damaged("a field out of its range"));
         }
         if [head.ttl_ms, head.lease_ms, head.age_ms].iter().any(|&ms| ms > MS_MAX) {

@@ -10,7 +10,7 @@ use crate::cluster::redis::attempt::{Attempt, Drawn, Wanted};
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Key, Link, UNEXPECTED, Waits, integer};
 use crate::cluster::redis::record::{
-    GIVEN_UP, LEFT_OUT, NAME_BYTES, Record, State, field, lease_and_age,
+    GIVEN_UP, LEFT_OUT, NAME_BYTES, RESOLVED, Record, State, field, lease_and_age,
 };
 use crate::cluster::redis::script::{SCRIPTS, Script};
 use crate::cluster::redis::view::{Held, View};
@@ -251,6 +251,10 @@ impl Shared {
             Value::Array(told) => match &told[..] {
                 [expires, flags] => {
                     let flags = u8::try_from(integer(flags)?).map_err(|_| UNEXPECTED)?;
+                    // Somebody else answered for it, so that its own response counts no more.
+                    if flags & RESOLVED != 0 {
+                        return Err(RedisError::Superseded);
+                    }
                     Ok((integer(expires)?, flags))
                 }
                 _ => Err(UNEXPECTED),

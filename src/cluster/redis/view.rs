@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::{Clock, SystemClock, from_ms};
 use crate::cluster::redis::error::RedisError;
-use crate::cluster::redis::record::{Record, State};
+use crate::cluster::redis::record::{LEFT_OUT, Record, State};
 use crate::engine::outcome::{ConflictState, OrphanCause};
 use crate::http::backend::{
     Answer, Completed, Conflicting, Holding, Orphaned, Running, Unresolved,
@@ -97,7 +97,7 @@ impl View {
     pub(crate) fn completed(&self) -> Completed {
         let Record { head, response, .. } = &self.record;
         Completed {
-            response: (head.flags == 0).then(|| response.clone()),
+            response: (head.flags & LEFT_OUT == 0).then(|| response.clone()),
             completed_at: from_ms(self.completed_ms()),
             expires_at: from_ms(self.expires_ms),
             token: head.token,
