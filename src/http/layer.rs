@@ -87,6 +87,11 @@ impl<B: Backend> IdempotencyLayer<B> {
     pub fn running(&self) -> u64 {
         self.state.tasks.running()
     }
+
+    /// Requests that wait now for the run of another request with their key.
+    pub fn waiting(&self) -> usize {
+        self.state.places.waiting()
+    }
 }
 
 impl<B: Clone> Clone for IdempotencyLayer<B> {

@@ -65,6 +65,11 @@ impl Places {
         Some(Waiting { places: Arc::clone(self), digest, bytes })
     }
 
+    /// How many places to wait are taken.
+    pub(crate) fn waiting(&self) -> usize {
+        self.counts.lock().waiters
+    }
+
     /// A place for one more request of an organization, if there is one.
     pub(crate) fn enter(
         self: &Arc<Places>,

@@ -10,79 +10,28 @@ use oncelog::conformance::{Harness, Report, run, run_one};
 use oncelog::http::{
     Answer, AnyBackend, Backend, BackendPermit as _, Completed, Promises, StorePermit,
 };
-use oncelog::{Error, Fingerprint, ManualClock, Scope, Store, Token};
-use tempfile::TempDir;
+use oncelog::{Error, Fingerprint, Scope, Store, Token};
 
-use crate::support::options;
+use crate::ground::Ground;
 
-/// Stores in scratch directories under a clock that is moved by hand.
-struct Embedded {
-    dirs: Mutex<Vec<TempDir>>,
-    clock: ManualClock,
-}
-
-impl Embedded {
-    fn new() -> Embedded {
-        let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30));
-        Embedded { dirs: Mutex::default(), clock }
-    }
-
-    const LEASE: Duration = Duration::from_secs(10);
-
-    fn open(&self, ttl: Duration) -> Store {
-        let dirs = self.dirs.lock().unwrap();
-        let dir = dirs.last().unwrap().path();
-        let options = options().ttl(ttl).lease(Self::LEASE).clock(self.clock.clone());
-        options.open(dir).unwrap()
-    }
-
-    fn fresh(&self, ttl: Duration) -> Store {
-        self.dirs.lock().unwrap().push(tempfile::tempdir().unwrap());
-        self.open(ttl)
-    }
-
-    fn crash(&self, store: Store) -> Store {
-        let ttl = store.ttl();
-        store.close().unwrap();
-        self.open(ttl)
-    }
-}
-
-impl Harness for Embedded {
-    type Backend = Store;
-
-    async fn fresh(&self, ttl: Duration) -> Store {
-        Embedded::fresh(self, ttl)
-    }
-
-    async fn pass(&self, time: Duration) {
-        self.clock.advance(time);
-    }
-
-    fn shortest_lease(&self) -> Duration {
-        Self::LEASE
-    }
-
-    async fn crash(&self, store: Store) -> Store {
-        Embedded::crash(self, store)
-    }
-}
+/// The default of the store.
+const LEASE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_conforms() {
-    let report = run(&Embedded::new()).await;
+    let report = run(&Ground::new()).await;
     assert_eq!(report.failed, [], "{report}");
     assert_eq!(report.passed.len(), 21);
 }
 
 /// The embedded store behind [`AnyBackend`].
-struct Boxed(Embedded, Mutex<Option<Store>>);
+struct Boxed(Ground, Mutex<Option<Store>>);
 
 impl Harness for Boxed {
     type Backend = AnyBackend;
 
     async fn fresh(&self, ttl: Duration) -> AnyBackend {
-        let store = self.0.fresh(ttl);
+        let store = self.0.fresh(ttl).await;
         *self.1.lock().unwrap() = Some(store.clone());
         AnyBackend::new(store)
     }
@@ -92,12 +41,12 @@ impl Harness for Boxed {
     }
 
     fn shortest_lease(&self) -> Duration {
-        Embedded::LEASE
+        self.0.shortest_lease()
     }
 
     async fn crash(&self, _: AnyBackend) -> AnyBackend {
         let before = self.1.lock().unwrap().take().unwrap();
-        let store = self.0.crash(before);
+        let store = self.0.crash(before).await;
         *self.1.lock().unwrap() = Some(store.clone());
         AnyBackend::new(store)
     }
@@ -105,7 +54,7 @@ impl Harness for Boxed {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_boxed_store_conforms() {
-    let report = run(&Boxed(Embedded::new(), Mutex::default())).await;
+    let report = run(&Boxed(Ground::new(), Mutex::default())).await;
     assert_eq!(report.failed, [], "{report}");
 }
 
@@ -154,7 +103,7 @@ impl Faulty {
     async fn grant_elsewhere(&self, scope: Scope<'_>) -> Result<Answer<StorePermit>, Error> {
         let key = format!("{}#{}", scope.key, self.elsewhere.fetch_add(1, Ordering::Relaxed));
         let scope = Scope { key: &key, ..scope };
-        Backend::claim(&self.store, scope, Fingerprint::of(b"body"), Embedded::LEASE).await
+        Backend::claim(&self.store, scope, Fingerprint::of(b"body"), LEASE).await
     }
 
     /// Makes something else of a claim's answer.
@@ -168,7 +117,7 @@ impl Faulty {
             (Fault::GrantsWhatRuns, Answer::InProgress(_)) => self.grant_elsewhere(scope).await,
             (Fault::FreesTheDropped, Answer::Orphaned(_)) => {
                 self.store.orphan(scope)?.expect("it is one").release()?;
-                Backend::claim(&self.store, scope, fingerprint, Embedded::LEASE).await
+                Backend::claim(&self.store, scope, fingerprint, LEASE).await
             }
             (Fault::ReplaysTheExpired, answer) => {
                 let mut replayed = self.replayed.lock().unwrap();
@@ -324,13 +273,13 @@ impl Backend for Faulty {
     }
 }
 
-struct WithFault(Embedded, Fault);
+struct WithFault(Ground, Fault);
 
 impl Harness for WithFault {
     type Backend = Faulty;
 
     async fn fresh(&self, ttl: Duration) -> Faulty {
-        Faulty::new(self.0.fresh(ttl), self.1)
+        Faulty::new(self.0.fresh(ttl).await, self.1)
     }
 
     async fn pass(&self, time: Duration) {
@@ -338,14 +287,14 @@ impl Harness for WithFault {
     }
 
     fn shortest_lease(&self) -> Duration {
-        Embedded::LEASE
+        self.0.shortest_lease()
     }
 
     async fn crash(&self, faulty: Faulty) -> Faulty {
         let ttl = faulty.store.ttl();
-        let store = self.0.crash(faulty.store);
+        let store = self.0.crash(faulty.store).await;
         let store = match self.1 {
-            Fault::ForgetsAtACrash => self.0.fresh(ttl),
+            Fault::ForgetsAtACrash => self.0.fresh(ttl).await,
             _ => store,
         };
         Faulty::new(store, self.1)
@@ -380,10 +329,10 @@ const FAULTS: [(Fault, &str); 21] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_finds_the_fault_that_it_is_for() {
-    let healthy = run(&Embedded::new()).await;
+    let healthy = run(&Ground::new()).await;
     assert_eq!(healthy.passed, FAULTS.map(|(_, case)| case), "each case has a fault");
     for (fault, case) in FAULTS {
-        let report: Report = run_one(&WithFault(Embedded::new(), fault), case).await;
+        let report: Report = run_one(&WithFault(Ground::new(), fault), case).await;
         println!("{fault:?}: {report}");
         assert_eq!((report.failed.len(), report.failed[0].0), (1, case), "{fault:?}");
         assert_ne!(report.failed[0].1, "it did not end", "{fault:?}");

@@ -1,15 +1,11 @@
-//! The HTTP layer through real sockets, one file per question.
+//! The HTTP layer on the embedded store: what the layer does on every store, and what only this one
+//! can show.
 #![expect(clippy::unwrap_used, reason = "a step of a test that fails fails the test")]
 
-mod support;
+mod ground;
+#[path = "../layer/mod.rs"]
+mod layer;
 
-mod bullets;
 mod conformance;
-mod doubts;
-mod elsewhere;
-mod grpc;
-mod page;
-mod reports;
-mod rows;
+mod embedded;
 mod told;
-mod zombies;

@@ -12,7 +12,7 @@ use oncelog::http::Orphans;
 use tracing::subscriber::NoSubscriber;
 use tracing::{Dispatch, Instrument as _, Level};
 
-use crate::support::{Api, Layer, door, until};
+use crate::layer::support::{Api, LEASE_OVER, Layer, door, until};
 
 /// What was logged, as text.
 #[derive(Clone, Default)]
@@ -77,12 +77,13 @@ async fn a_run_whose_client_hung_up_stays_in_the_spans_of_its_request() {
             run.instrument(tracing::info_span!("request", number = 7))
         });
         let dir = tempfile::tempdir().unwrap();
-        let store = crate::support::options().open(dir.path()).unwrap();
-        let layer = Layer::new(store, crate::support::organization(), Orphans::Hold);
+        let store = crate::ground::options().open(dir.path()).unwrap();
+        let layer = Layer::new(store, crate::layer::support::organization(), Orphans::Hold);
         let router = Router::new().route("/", post(handler)).layer(layer.clone()).layer(traced);
-        let router = router.layer(from_fn(crate::support::authenticate));
-        let address = crate::support::serve(router).await;
-        let client = crate::support::Send::new(address, http::Method::POST, "/").key("k").spawn();
+        let router = router.layer(from_fn(crate::layer::support::authenticate));
+        let address = crate::layer::support::serve(router).await;
+        let client =
+            crate::layer::support::Send::new(address, http::Method::POST, "/").key("k").spawn();
         porter.met().await;
         client.abort();
         until("the connection is gone", || gone.load(Ordering::SeqCst)).await;
@@ -116,7 +117,7 @@ mod counted {
     use oncelog::http::{Outcome, Policy, record_stats};
 
     use super::*;
-    use crate::support::Runs;
+    use crate::layer::support::Runs;
 
     /// The value of each metric; of a histogram, how many.
     #[derive(Clone, Default)]
@@ -273,15 +274,10 @@ mod counted {
         let _guard = metrics::set_default_local_recorder(&seen);
         let (door, mut porter) = door();
         let handler = move || async move { door.pass().await };
-        let clock = oncelog::ManualClock::at(std::time::SystemTime::UNIX_EPOCH);
-        let dir = tempfile::tempdir().unwrap();
-        let options = crate::support::options().clock(clock.clone());
-        let store = options.open(dir.path()).unwrap();
-        let router = Router::new().route("/", post(handler));
-        let api = Api::on(store, Orphans::Rerun, |layer| layer, router).await;
+        let api = Api::start(Orphans::Rerun, Router::new().route("/", post(handler))).await;
         let first = api.post("/").key("k").spawn();
         porter.met().await;
-        clock.advance(std::time::Duration::from_secs(61));
+        api.pass(LEASE_OVER).await;
         let second = api.post("/").key("k").spawn();
         porter.met().await;
         assert_eq!(seen.value("oncelog_http_claims_total{answer=orphaned}"), 1.0);

@@ -1,6 +1,6 @@
 //! The conformance suite on PostgreSQL, and with faults put in by hand that it finds.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use oncelog::cluster::{PostgresError, PostgresPermit, PostgresStore};
@@ -8,56 +8,12 @@ use oncelog::conformance::{Harness, run, run_one};
 use oncelog::http::{Answer, Backend, BackendPermit as _, Completed, Promises};
 use oncelog::{Fingerprint, Scope, Token};
 
-use crate::server::{Server, fresh_schema, shift};
-
-/// Stores in schemas of their own, whose clock is put forward by hand.
-struct Schemas {
-    server: Arc<Server>,
-    newest: Mutex<(String, Duration, u64)>,
-}
-
-impl Schemas {
-    fn new() -> Schemas {
-        Schemas { server: Server::shared(), newest: Mutex::default() }
-    }
-
-    async fn connect(&self) -> PostgresStore {
-        let (schema, ttl, _) = self.newest.lock().unwrap().clone();
-        let options = PostgresStore::options().schema(&schema).ttl(ttl).connections(8);
-        options.connect(&self.server.url()).await.unwrap()
-    }
-}
-
-impl Harness for Schemas {
-    type Backend = PostgresStore;
-
-    async fn fresh(&self, ttl: Duration) -> PostgresStore {
-        *self.newest.lock().unwrap() = (fresh_schema(), ttl, 0);
-        self.connect().await
-    }
-
-    async fn pass(&self, time: Duration) {
-        let (schema, seconds) = {
-            let mut newest = self.newest.lock().unwrap();
-            newest.2 += time.as_secs();
-            (newest.0.clone(), newest.2)
-        };
-        shift(&self.server, &schema, seconds).await;
-    }
-
-    fn shortest_lease(&self) -> Duration {
-        Duration::from_secs(30)
-    }
-
-    async fn crash(&self, store: PostgresStore) -> PostgresStore {
-        drop(store);
-        self.connect().await
-    }
-}
+use crate::ground::Ground;
+use crate::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_conforms() {
-    let report = run(&Schemas::new()).await;
+    let report = run(&Ground::new()).await;
     println!("{report}");
     assert_eq!(report.failed, [], "{report}");
     assert_eq!(report.passed.len(), 21);
@@ -179,12 +135,12 @@ impl Backend for Faulty {
     }
 }
 
-struct WithFault(Schemas, Fault);
+struct WithFault(Ground, Fault);
 
 impl WithFault {
     fn distort(&self, store: PostgresStore) -> Faulty {
-        let schema = self.0.newest.lock().unwrap().0.clone();
-        Faulty { store, server: Arc::clone(&self.0.server), schema, fault: self.1 }
+        let (server, schema) = (Arc::clone(&self.0.server), self.0.schema());
+        Faulty { store, server, schema, fault: self.1 }
     }
 }
 
@@ -217,7 +173,7 @@ async fn the_suite_finds_each_fault_put_in_by_hand() {
         (Fault::DropsTooEarly, "a_completed_operation_is_replayed_byte_for_byte"),
         (Fault::IgnoresTheFingerprint, "another_fingerprint_is_a_conflict_in_every_state"),
     ] {
-        let report = run_one(&WithFault(Schemas::new(), fault), case).await;
+        let report = run_one(&WithFault(Ground::new(), fault), case).await;
         println!("{fault:?}: {report}");
         assert_eq!((report.failed.len(), report.failed[0].0), (1, case), "{fault:?}");
         assert_ne!(report.failed[0].1, "it did not end", "{fault:?}");

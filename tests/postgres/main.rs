@@ -13,11 +13,13 @@ mod boundary;
 mod conformance;
 mod drop;
 mod failover;
+mod ground;
+#[path = "../layer/mod.rs"]
+mod layer;
 mod processes;
 #[path = "../witness/programs.rs"]
 mod programs;
 mod schema;
 mod server;
-mod socket;
 mod transactions;
 mod trouble;

@@ -21,6 +21,9 @@ mod processes;
 mod records;
 
 mod failover;
-mod http;
 mod partition;
 mod troubles;
+
+mod ground;
+#[path = "../layer/mod.rs"]
+mod layer;

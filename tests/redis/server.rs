@@ -130,10 +130,15 @@ impl Server {
     /// Makes all keys look as if this time had passed since they were written. All that the store
     /// knows of time is what a key has left, so that this is what passing time does.
     pub(crate) fn pass(&self, time: Duration) {
-        const SCRIPT: &str = "for _, key in ipairs(redis.call('KEYS', '*')) do
+        self.pass_for("*", time);
+    }
+
+    /// The same for the keys that match a pattern.
+    pub(crate) fn pass_for(&self, pattern: &str, time: Duration) {
+        const SCRIPT: &str = "for _, key in ipairs(redis.call('KEYS', ARGV[2])) do
             redis.call('PEXPIRE', key, redis.call('PTTL', key) - ARGV[1]) end";
         let ms = time.as_millis().to_string();
-        self.ask::<Value>(&["EVAL", SCRIPT, "0", &ms]);
+        self.ask::<Value>(&["EVAL", SCRIPT, "0", &ms, pattern]);
     }
 
     fn signal(&self, signal: rustix::process::Signal) {

@@ -9,21 +9,22 @@ use axum::routing::{any, get, post};
 use axum::{Extension, Router, body::Body};
 use bytes::Bytes;
 use http::{HeaderName, Method, Response, StatusCode};
-use oncelog::Fingerprint;
+use oncelog::conformance::Harness as _;
 use oncelog::http::{
-    AnyBackend, Attempt, Bounds, Code, FingerprintOf, IdempotencyLayer, KeyPresence, KeySource,
-    KeySyntax, Orphans, Outcome, Permission, Policy, PolicyBuilder, Renderer,
+    Administer as _, AnyBackend, Attempt, Bounds, Code, FingerprintOf, Holding, IdempotencyLayer,
+    KeyPresence, KeySource, KeySyntax, Orphans, Outcome, Permission, Policy, PolicyBuilder,
+    Renderer,
 };
+use oncelog::{Fingerprint, Scope};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::{
-    Account, Api, Door, Layer, Runs, Send, authenticate, door, organization, serve, until,
+use crate::ground::Ground;
+use crate::layer::support::{
+    Account, Api, Door, Layer, Runs, Send, TTL, authenticate, door, organization, policy, serve,
+    until,
 };
 
-fn policy(build: PolicyBuilder) -> impl FnOnce(Layer) -> Layer {
-    let policy = build.build().unwrap();
-    |layer| layer.policy(policy)
-}
+const KEY: Scope<'_> = Scope { organization: "acme", method: "POST", path: "/", key: "k" };
 
 fn hold() -> PolicyBuilder {
     Policy::builder(Orphans::Hold)
@@ -118,8 +119,8 @@ async fn the_exact_bytes_of_the_path_of_the_request_line_count() {
 #[tokio::test]
 async fn in_a_nested_router_the_original_path_counts() {
     let runs = Runs::default();
-    let dir = tempfile::tempdir().unwrap();
-    let store = crate::support::options().open(dir.path()).unwrap();
+    let ground = Ground::new();
+    let store = ground.fresh(TTL).await;
     let layer = IdempotencyLayer::new(store, organization(), Orphans::Hold);
     let inner = counting(&runs).layer(layer);
     let router = Router::new()
@@ -264,7 +265,7 @@ async fn a_body_over_the_limit_is_413_before_it_is_read() {
     stream.write_all(chunked.as_bytes()).await.unwrap();
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer, b"HTTP/1.1 413");
-    assert_eq!((runs.count(), api.store.stats().granted), (0, 0));
+    assert_eq!((runs.count(), api.holds(KEY).await), (0, None));
     assert_eq!(api.post("/").key("k").body("ten  bytes").send().await.status, 201);
 }
 
@@ -280,7 +281,7 @@ async fn a_body_cut_short_never_claims() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     assert!(!answer.starts_with(b"HTTP/1.1 2"));
-    assert_eq!((runs.count(), api.store.stats().granted), (0, 0));
+    assert_eq!((runs.count(), api.holds(KEY).await), (0, None));
     // Another body under the key is no conflict with the half one.
     assert_eq!(api.post("/").key("k").body("whole body").send().await.status, 201);
 }
@@ -427,20 +428,16 @@ fn at_a_door(runs: &Runs, door: &Door) -> Router {
 }
 
 #[tokio::test]
-async fn a_release_wakes_exactly_one_waiter_and_a_completion_all() {
+async fn after_a_release_one_of_those_who_wait_runs_and_all_are_answered() {
     let (runs, (door, mut porter)) = (Runs::default(), door());
     let api = Api::start(Orphans::Hold, at_a_door(&runs, &door)).await;
     let first = api.post("/").key("k").spawn();
     porter.met().await;
     let waiting: Vec<_> = (0..20).map(|_| api.post("/").key("k").spawn()).collect();
-    // Each asks once, and once more to be woken.
-    until("twenty wait", || api.store.stats().waits >= 40).await;
-
+    until("twenty wait", || api.layer.waiting() == 20).await;
     porter.let_through();
     assert_eq!(first.await.unwrap().status, 409);
     porter.met().await;
-    assert_eq!(runs.count(), 2, "one of them runs");
-    assert_eq!(api.store.stats().waits, 40, "the others were not woken to look");
     porter.let_through();
     let mut replayed = 0;
     for reply in waiting {
@@ -448,7 +445,7 @@ async fn a_release_wakes_exactly_one_waiter_and_a_completion_all() {
         assert_eq!((reply.status.as_u16(), reply.text()), (201, "run 2"));
         replayed += u32::from(reply.is_replay());
     }
-    assert_eq!((replayed, runs.count()), (19, 2));
+    assert_eq!((replayed, runs.count(), api.layer.waiting()), (19, 2, 0));
 }
 
 #[tokio::test]
@@ -465,7 +462,7 @@ async fn past_a_bound_a_request_is_answered_at_once() {
         let first = request.clone().spawn();
         porter.met().await;
         let waits = request.clone().spawn();
-        until("one waits", || api.store.stats().waits >= 2).await;
+        until("one waits", || api.layer.waiting() == 1).await;
         let refused = request.clone().send().await;
         assert_eq!((refused.status.as_u16(), &*refused.code()), (429, "idempotency_in_progress"));
         porter.let_through();
@@ -531,8 +528,8 @@ async fn principal_keeps_another_user_of_the_organization_from_the_answer() {
 #[tokio::test]
 async fn an_inner_layer_that_finds_an_attempt_under_way_passes_through() {
     let runs = Runs::default();
-    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let stores = dirs.each_ref().map(|dir| crate::support::options().open(dir.path()).unwrap());
+    let grounds = [Ground::new(), Ground::new()];
+    let stores = [grounds[0].fresh(TTL).await, grounds[1].fresh(TTL).await];
     let [inner, outer] =
         stores.clone().map(|store| IdempotencyLayer::new(store, organization(), Orphans::Hold));
     let router = counting(&runs).layer(inner).layer(outer);
@@ -540,7 +537,9 @@ async fn an_inner_layer_that_finds_an_attempt_under_way_passes_through() {
     let request = Send::new(address, Method::POST, "/").key("k");
     assert!(replays(request.clone(), request).await);
     assert_eq!(runs.count(), 1);
-    assert_eq!(stores.map(|store| store.stats().granted), [0, 1], "one claim, the outer one's");
+    let [inner, outer] = stores;
+    let held = (inner.look_up(KEY).await.unwrap(), outer.look_up(KEY).await.unwrap());
+    assert!(matches!(held, (None, Some(Holding::Completed(_)))), "one claim, the outer one's");
 }
 
 #[tokio::test]
@@ -567,8 +566,8 @@ async fn one_layer_chooses_the_policy_of_each_route() {
 #[tokio::test]
 async fn where_claims_live_is_chosen_at_run_time() {
     let runs = Runs::default();
-    let dir = tempfile::tempdir().unwrap();
-    let store = crate::support::options().open(dir.path()).unwrap();
+    let ground = Ground::new();
+    let store = ground.fresh(TTL).await;
     let layer = IdempotencyLayer::new(AnyBackend::new(store), organization(), Orphans::Rerun);
     let router = counting(&runs).layer(layer).layer(axum::middleware::from_fn(authenticate));
     let address = serve(router).await;
@@ -640,10 +639,8 @@ fn a_policy_that_cannot_work_is_refused_when_it_is_built() {
 
 #[tokio::test]
 async fn reads_pass_without_a_claim() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = crate::support::options().open(dir.path()).unwrap();
     let router = Router::new().route("/", get(|| async { "read" }));
-    let api = Api::on(store, Orphans::Hold, |layer| layer, router).await;
+    let api = Api::start(Orphans::Hold, router).await;
     assert_eq!(api.send(Method::GET, "/").key("k").send().await.text(), "read");
-    assert_eq!(api.store.stats().granted, 0);
+    assert_eq!(api.holds(Scope { method: "GET", ..KEY }).await, None);
 }

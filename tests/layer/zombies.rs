@@ -4,18 +4,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::post;
 use axum::{Extension, Router};
 use http::{Response, StatusCode};
-use oncelog::ManualClock;
 use oncelog::http::{Attempt, Orphans, Question, Testimony};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use crate::support::{Api, Door, Porter, Reply, Runs, door, options};
+use crate::layer::support::{Api, Door, LEASE_OVER, Porter, Reply, Runs, door};
 
 const SCHEMA: &str = "
 PRAGMA journal_mode = WAL;
@@ -124,7 +123,6 @@ struct Fixture {
     api: Api,
     shop: Shop,
     porter: Porter,
-    clock: ManualClock,
     _dir: tempfile::TempDir,
 }
 
@@ -134,8 +132,6 @@ async fn fixture(script: Vec<(u64, Act)>) -> Fixture {
     Connection::open(&database).unwrap().execute_batch(SCHEMA).unwrap();
     let (door, porter) = door();
     let shop = Shop { database, runs: Runs::default(), door, script: Arc::new(script) };
-    let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
-    let store = options().clock(clock.clone()).open(dir.path().join("idempotency")).unwrap();
     let asked = shop.clone();
     let witness = Orphans::witness(move |question| {
         let shop = asked.clone();
@@ -145,8 +141,8 @@ async fn fixture(script: Vec<(u64, Act)>) -> Fixture {
         }
     });
     let router = Router::new().route("/buy", post(buy)).with_state(shop.clone());
-    let api = Api::on(store, witness, |layer| layer, router).await;
-    Fixture { api, shop, porter, clock, _dir: dir }
+    let api = Api::start(witness, router).await;
+    Fixture { api, shop, porter, _dir: dir }
 }
 
 impl Fixture {
@@ -155,7 +151,7 @@ impl Fixture {
         let first = self.api.post("/buy").key("k").spawn();
         self.porter.met().await;
         // Its lease is over, and it is thought dead.
-        self.clock.advance(Duration::from_secs(61));
+        self.api.pass(LEASE_OVER).await;
         first
     }
 
@@ -226,7 +222,7 @@ async fn a_zombie_after_a_release_and_a_new_claim_is_refused_by_the_fence() {
     let zombie = fixture.zombie().await;
     let failed = fixture.retry().await;
     assert_eq!(failed.status, 422, "the witness denied it, so the key is free");
-    assert_eq!(fixture.api.store.stats().orphans, 0);
+    assert_eq!(fixture.api.orphans().await, []);
     let again = fixture.retry().await;
     assert_eq!((again.status.as_u16(), again.text()), (201, "made by run 3"));
     fixture.porter.let_through();
@@ -252,7 +248,7 @@ async fn a_witness_that_only_reads_lets_a_zombie_commit_twice() {
         async move { Ok(Testimony::of_saved(saved?.flatten())) }
     });
     let router = Router::new().route("/buy", post(buy)).with_state(fixture.shop.clone());
-    fixture.api = Api::on(fixture.api.store.clone(), reads, |layer| layer, router).await;
+    fixture.api = fixture.api.beside(reads, router).await;
     let zombie = fixture.zombie().await;
     assert_eq!(fixture.retry().await.status, 422);
     assert_eq!(fixture.retry().await.text(), "made by run 3");

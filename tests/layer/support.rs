@@ -1,4 +1,4 @@
-//! An API behind the layer on a loopback socket, and the client that talks to it.
+//! An API behind the layer on a loopback socket, what it stands on, and who talks to it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,11 +14,16 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
-use oncelog::http::{IdempotencyLayer, Organization, Orphans};
-use oncelog::{Options, Store};
-use tempfile::TempDir;
+use oncelog::Scope;
+use oncelog::conformance::Harness;
+use oncelog::http::{
+    Administer, Backend as _, Holding, IdempotencyLayer, Organization, Orphans, OrphansShow,
+    PolicyBuilder, Unresolved,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::ground::Ground;
 
 /// Who is authenticated: put into the request by the layer around the one under test.
 #[derive(Clone)]
@@ -95,18 +100,34 @@ impl Porter {
     }
 }
 
-pub(crate) fn options() -> Options {
-    Store::options().segment_bytes(8 << 20)
+/// Where claims live in this test target.
+pub(crate) type Claims = <Ground as Harness>::Backend;
+
+pub(crate) type Layer = IdempotencyLayer<Claims>;
+
+/// How long responses live: what a store keeps them for by default.
+pub(crate) const TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Longer than any lease of these tests.
+pub(crate) const LEASE_OVER: Duration = Duration::from_secs(61);
+
+/// A layer with one policy.
+pub(crate) fn policy(build: PolicyBuilder) -> impl FnOnce(Layer) -> Layer {
+    let policy = build.build().unwrap();
+    |layer| layer.policy(policy)
 }
 
-pub(crate) type Layer = IdempotencyLayer<Store>;
+/// A response in the encoding of the layer, without headers.
+pub(crate) fn encoded(status: u8, body: &[u8]) -> Bytes {
+    [&[1, 0, status, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], body].concat().into()
+}
 
-/// A server, its store and its layer.
+/// A server, its store, its layer, and what they stand on.
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
-    pub(crate) store: Store,
+    pub(crate) store: Claims,
     pub(crate) layer: Layer,
-    _dir: Option<TempDir>,
+    pub(crate) ground: Arc<Ground>,
 }
 
 impl Api {
@@ -121,22 +142,59 @@ impl Api {
         set_up: impl FnOnce(Layer) -> Layer,
         router: Router,
     ) -> Api {
-        let dir = tempfile::tempdir().unwrap();
-        let store = options().open(dir.path()).unwrap();
-        let api = Api::on(store, orphans, set_up, router).await;
-        Api { _dir: Some(dir), ..api }
+        let ground = Arc::new(Ground::new());
+        let store = ground.fresh(TTL).await;
+        Api::on((ground, store), orphans, set_up, router).await
     }
 
-    /// The same on a store that the test holds.
+    /// The same on a store that is there.
     pub(crate) async fn on(
-        store: Store,
+        (ground, store): (Arc<Ground>, Claims),
         orphans: Orphans,
         set_up: impl FnOnce(Layer) -> Layer,
         router: Router,
     ) -> Api {
         let layer = set_up(IdempotencyLayer::new(store.clone(), organization(), orphans));
         let router = router.layer(layer.clone()).layer(middleware::from_fn(authenticate));
-        Api { address: serve(router).await, store, layer, _dir: None }
+        Api { address: serve(router).await, store, layer, ground }
+    }
+
+    /// One more server on the claims of this one.
+    pub(crate) async fn beside(&self, orphans: Orphans, router: Router) -> Api {
+        let store = self.ground.another().await;
+        Api::on((Arc::clone(&self.ground), store), orphans, |layer| layer, router).await
+    }
+
+    /// The server after this one, which died, once it knows what was left open.
+    pub(crate) async fn crash(self, orphans: Orphans, router: Router) -> Api {
+        let store = self.ground.crash(self.store).await;
+        if store.promises().orphans == OrphansShow::ByLease {
+            self.ground.pass(LEASE_OVER).await;
+        }
+        Api::on((self.ground, store), orphans, |layer| layer, router).await
+    }
+
+    /// Lets time pass for leases and expiry.
+    pub(crate) async fn pass(&self, time: Duration) {
+        self.ground.pass(time).await;
+    }
+
+    pub(crate) async fn holds(&self, scope: Scope<'_>) -> Option<Holding> {
+        self.store.look_up(scope).await.unwrap()
+    }
+
+    /// Waits for the operation of a scope to be recorded.
+    pub(crate) async fn completed(&self, scope: Scope<'_>) {
+        let wait = async {
+            while !matches!(self.holds(scope).await, Some(Holding::Completed(_))) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("it is recorded");
+    }
+
+    pub(crate) async fn orphans(&self) -> Vec<Unresolved> {
+        Administer::unresolved(&self.store, None, 100).await.unwrap()
     }
 
     pub(crate) fn post(&self, path: &str) -> Send {

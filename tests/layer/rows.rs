@@ -1,7 +1,7 @@
 //! Every row of the contract's table: what a request is answered, by default and by the preset of
 //! the IETF draft.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Path;
@@ -12,17 +12,12 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use oncelog::http::{
-    Attempt, Failures, KeyPresence, NoEffect, Orphans, Policy, PolicyBuilder, Testimony,
+    Administer, Attempt, Failures, Holding, KeyPresence, NoEffect, Orphans, Policy, Testimony,
 };
-use oncelog::{Claim, Durability, Fingerprint, ManualClock, OrphanCause, Scope, Status, Store};
+use oncelog::{OrphanCause, Scope};
 use tokio::sync::mpsc;
 
-use crate::support::{Api, Door, Layer, Runs, door, options, until};
-
-fn policy(build: PolicyBuilder) -> impl FnOnce(Layer) -> Layer {
-    let policy = build.build().unwrap();
-    |layer| layer.policy(policy)
-}
+use crate::layer::support::{Api, Door, LEASE_OVER, Runs, door, encoded, policy, until};
 
 /// Answers with the status in the path, and says which run it was.
 fn statuses(runs: &Runs) -> Router {
@@ -94,7 +89,7 @@ async fn a_success_is_stored_then_sent_without_marker() {
         assert!(!first.headers.contains_key("idempotent-replayed"));
         let path = format!("/status/{status}");
         let scope = Scope { organization: "acme", method: "POST", path: &path, key: "k" };
-        assert!(matches!(api.store.lookup(scope).unwrap(), Some(Status::Completed(_))));
+        assert!(matches!(api.holds(scope).await, Some(Holding::Completed(_))));
         let retry = request.send().await;
         assert!(retry.is_replay());
         retry.assert_same(&first);
@@ -119,9 +114,6 @@ async fn the_ietf_preset_stores_errors_too_as_an_option() {
 
 #[tokio::test]
 async fn a_retry_gets_the_stored_status_headers_and_bytes_and_the_original_date() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777));
-    let store = options().clock(clock.clone()).open(dir.path()).unwrap();
     let answer = || async {
         let link = [("link", "</a>; rel=a"), ("link", "</b>; rel=b"), ("etag", "\"1\"")];
         (
@@ -131,15 +123,17 @@ async fn a_retry_gets_the_stored_status_headers_and_bytes_and_the_original_date(
         )
     };
     let router = Router::new().route("/", post(answer));
-    let api = Api::on(store, Orphans::Hold, |layer| layer, router).await;
+    let api = Api::start(Orphans::Hold, router).await;
     let first = api.post("/").key("k").send().await;
-    clock.advance(Duration::from_secs(3600));
+    api.pass(Duration::from_secs(3600)).await;
     let retry = api.post("/").key("k").send().await;
     retry.assert_same(&first);
     assert_eq!(retry.headers.get_all("link").iter().count(), 2, "two lines stay two");
     assert_eq!(retry.header("idempotent-replayed"), Some("true"));
-    let date = retry.header("idempotency-original-date");
-    assert_eq!(date, Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+    let scope = Scope { organization: "acme", method: "POST", path: "/", key: "k" };
+    let Some(Holding::Completed(completed)) = api.holds(scope).await else { panic!("it ran") };
+    let date = httpdate::fmt_http_date(completed.completed_at);
+    assert_eq!(retry.header("idempotency-original-date"), Some(&*date));
 }
 
 #[tokio::test]
@@ -164,7 +158,7 @@ async fn a_retry_while_running_waits_for_the_first() {
     let first = api.post("/slow").key("k").spawn();
     porter.met().await;
     let retry = api.post("/slow").key("k").spawn();
-    until("the retry waits", || api.store.stats().waits > 0).await;
+    until("the retry waits", || api.layer.waiting() == 1).await;
     porter.let_through();
     let (first, retry) = (first.await.unwrap(), retry.await.unwrap());
     assert!(!first.is_replay() && retry.is_replay());
@@ -215,7 +209,7 @@ async fn a_4xx_but_408_of_the_first_attempt_is_released_and_the_retry_runs_again
             assert_eq!((reply.status.as_u16(), reply.text()), (status, &*format!("run {run}")));
             assert!(!reply.is_replay());
         }
-        assert_eq!(api.store.stats().orphans, 0);
+        assert_eq!(api.orphans().await, []);
     }
 }
 
@@ -244,7 +238,7 @@ async fn a_handler_that_says_no_effect_is_released_whatever_its_status() {
             assert_eq!(api.post(path).key("k").send().await.status, status);
         }
         let scope = Scope { organization: "acme", method: "POST", path, key: "k" };
-        assert!(api.store.lookup(scope).unwrap().is_none());
+        assert!(api.holds(scope).await.is_none());
     }
     assert_eq!(runs.count(), 4);
 }
@@ -283,7 +277,7 @@ async fn a_failure_in_doubt_is_released_if_the_handler_never_asked_for_its_opera
         let failed = api.post(&path).key("k").send().await;
         assert_eq!(failed.status, status, "{how}");
         let scope = Scope { organization: "acme", method: "POST", path: &path, key: "k" };
-        assert!(api.store.lookup(scope).unwrap().is_none(), "{how}");
+        assert!(api.holds(scope).await.is_none(), "{how}");
         api.post(&path).key("k").send().await;
         assert_eq!(runs.count(), 2, "{how}");
     }
@@ -297,9 +291,9 @@ async fn a_failure_in_doubt_is_an_orphan_with_cause_failed_if_the_handler_asked(
         let api = Api::with(Orphans::Hold, policy(limit), failing(&runs)).await;
         let path = format!("/{how}/asks");
         assert_eq!(api.post(&path).key("k").send().await.status, status, "{how}");
-        let orphans = api.store.unresolved().unwrap();
+        let orphans = api.orphans().await;
         assert_eq!(orphans.len(), 1, "{how}");
-        assert_eq!(orphans[0].cause(), OrphanCause::Failed);
+        assert_eq!(orphans[0].orphan.cause, OrphanCause::Failed);
         let held = api.post(&path).key("k").send().await;
         assert_eq!((held.status.as_u16(), &*held.code()), (503, "idempotency_outcome_unknown"));
         assert_eq!(runs.count(), 1, "{how}");
@@ -316,7 +310,7 @@ async fn any_failure_of_a_later_attempt_is_in_doubt_and_keeps_its_operation_id()
     let api = Api::start(Orphans::Rerun, Router::new().route("/", post(fail))).await;
     for status in [502, 404, 404] {
         assert_eq!(api.post("/").key("k").send().await.status, status);
-        assert_eq!(api.store.stats().orphans, 1, "a 404 of a later attempt frees nothing");
+        assert_eq!(api.orphans().await.len(), 1, "a 404 of a later attempt frees nothing");
     }
     let mut attempts = Vec::new();
     while let Ok(attempt) = tells.try_recv() {
@@ -339,10 +333,6 @@ fn witness(
         async move { answer.map_err(Into::into) }
     });
     (orphans, asks)
-}
-
-fn encoded(status: u8, body: &[u8]) -> Bytes {
-    [&[1, 0, status, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], body].concat().into()
 }
 
 #[tokio::test]
@@ -369,7 +359,7 @@ async fn a_failure_that_the_witness_denies_frees_the_key() {
     for run in 1..=2 {
         let reply = api.post("/500/asks").key("k").send().await;
         assert_eq!((reply.status.as_u16(), reply.text()), (500, &*format!("run {run}")));
-        assert_eq!(api.store.stats().orphans, 0);
+        assert_eq!(api.orphans().await, []);
     }
 }
 
@@ -381,7 +371,7 @@ async fn a_failure_of_which_the_witness_knows_nothing_is_an_orphan_until_it_does
         witness(vec![Err("no answer"), Err("still none"), denied, Err("none again")]);
     let api = Api::start(orphans, failing(&runs)).await;
     assert_eq!(api.post("/500/asks").key("k").send().await.status, 500);
-    assert_eq!(api.store.unresolved().unwrap()[0].cause(), OrphanCause::Failed);
+    assert_eq!(api.orphans().await[0].orphan.cause, OrphanCause::Failed);
     let unknown = api.post("/500/asks").key("k").send().await;
     assert_eq!((unknown.status.as_u16(), &*unknown.code()), (503, "idempotency_outcome_unknown"));
     assert_eq!(runs.count(), 1, "it does not run while nobody knows");
@@ -396,32 +386,23 @@ async fn a_failure_of_which_the_witness_knows_nothing_is_an_orphan_until_it_does
     );
 }
 
-/// A store that was closed while a request ran, as a crash leaves it.
-async fn crashed(runs: &Runs, orphans: Orphans) -> (tempfile::TempDir, Api, Door) {
-    let dir = tempfile::tempdir().unwrap();
-    let (door, mut porter) = door();
-    let before = Api::on(
-        options().open(dir.path()).unwrap(),
-        Orphans::Hold,
-        |layer| layer,
-        slow(runs, &door),
-    )
-    .await;
-    let lost = before.post("/slow").key("k").spawn();
-    porter.met().await;
-    before.store.close().unwrap();
-    lost.abort();
+/// A server after one that died while a request ran.
+async fn crashed(runs: &Runs, orphans: Orphans) -> Api {
+    // The run that was lost stays at its door, and says nothing any more.
+    let (never, mut lost) = door();
+    let before = Api::start(Orphans::Hold, slow(runs, &never)).await;
+    let client = before.post("/slow").key("k").spawn();
+    lost.met().await;
+    client.abort();
+    let (door, porter) = door();
     porter.let_through();
-    let store = options().open(dir.path()).unwrap();
-    porter.let_through();
-    let api = Api::on(store, orphans, |layer| layer, slow(runs, &door)).await;
-    (dir, api, door)
+    before.crash(orphans, slow(runs, &door)).await
 }
 
 #[tokio::test]
 async fn an_orphan_runs_again_where_the_route_says_rerun() {
     let runs = Runs::default();
-    let (_dir, api, _door) = crashed(&runs, Orphans::Rerun).await;
+    let api = crashed(&runs, Orphans::Rerun).await;
     let retry = api.post("/slow").key("k").send().await;
     assert_eq!((retry.status.as_u16(), retry.text()), (201, "run 2"), "at least once");
     assert!(api.post("/slow").key("k").send().await.is_replay());
@@ -430,14 +411,15 @@ async fn an_orphan_runs_again_where_the_route_says_rerun() {
 #[tokio::test]
 async fn an_orphan_is_held_until_resolved_where_the_route_says_hold() {
     let runs = Runs::default();
-    let (_dir, api, _door) = crashed(&runs, Orphans::Hold).await;
+    let api = crashed(&runs, Orphans::Hold).await;
     let held = api.post("/slow").key("k").send().await;
     assert_eq!((held.status.as_u16(), &*held.code()), (503, "idempotency_outcome_unknown"));
     assert!(held.is_retryable() && held.headers.contains_key("retry-after"));
     let conflict = api.post("/slow").key("k").body("another").send().await;
     assert_eq!(conflict.code(), "idempotency_conflict");
-    let orphan = api.store.orphan(SLOW).unwrap().unwrap();
-    orphan.resolve(&encoded(202, b"found by hand")).unwrap();
+    let token = api.orphans().await[0].orphan.token;
+    let found = encoded(202, b"found by hand");
+    Administer::resolve(&api.store, SLOW, token, &found).await.unwrap();
     let retry = api.post("/slow").key("k").send().await;
     assert_eq!((retry.status.as_u16(), retry.text()), (202, "found by hand"));
     assert!(retry.is_replay());
@@ -448,7 +430,7 @@ async fn an_orphan_is_held_until_resolved_where_the_route_says_hold() {
 async fn an_orphan_is_settled_by_the_witness_where_the_route_has_one() {
     let runs = Runs::default();
     let (orphans, _asks) = witness(vec![Ok(Testimony::Happened(encoded(202, b"saved")))]);
-    let (_dir, api, _door) = crashed(&runs, orphans).await;
+    let api = crashed(&runs, orphans).await;
     for _ in 0..2 {
         let retry = api.post("/slow").key("k").send().await;
         assert_eq!((retry.status.as_u16(), retry.text()), (202, "saved"));
@@ -458,26 +440,8 @@ async fn an_orphan_is_settled_by_the_witness_where_the_route_has_one() {
 
     let runs = Runs::default();
     let (orphans, _asks) = witness(vec![Ok(Testimony::DidNotHappen)]);
-    let (_dir, api, _door) = crashed(&runs, orphans).await;
+    let api = crashed(&runs, orphans).await;
     assert_eq!(api.post("/slow").key("k").send().await.text(), "run 2");
-}
-
-#[tokio::test]
-async fn the_lease_of_a_slow_handler_is_renewed_and_a_retry_sees_it_in_progress() {
-    let (runs, (door, mut porter)) = (Runs::default(), door());
-    let dir = tempfile::tempdir().unwrap();
-    let store = options().lease(Duration::from_millis(300)).open(dir.path()).unwrap();
-    let rerun = Policy::builder(Orphans::Rerun).wait(Duration::from_millis(1000));
-    let api = Api::on(store, Orphans::Rerun, policy(rerun), slow(&runs, &door)).await;
-    let first = api.post("/slow").key("k").spawn();
-    porter.met().await;
-    // It waits for more than three leases: a lapsed one would have been taken over.
-    let retry = api.post("/slow").key("k").send().await;
-    assert_eq!(retry.code(), "idempotency_in_progress");
-    assert_eq!(retry.header("retry-after"), Some("1"));
-    porter.let_through();
-    assert_eq!(first.await.unwrap().text(), "run 1");
-    assert_eq!((runs.count(), api.store.stats().orphaned_lease_lapsed), (1, 0));
 }
 
 #[tokio::test]
@@ -520,10 +484,7 @@ async fn an_endless_response_passes_through_once_it_is_durable_that_it_ran() {
     let first = api.post("/").key("k").spawn();
     pieces.send(Bytes::from_static(b"tick ")).await.unwrap();
     let scope = Scope { organization: "acme", method: "POST", path: "/", key: "k" };
-    until("it is durable that it ran", || {
-        matches!(api.store.lookup(scope).unwrap(), Some(Status::Completed(_)))
-    })
-    .await;
+    api.completed(scope).await;
     let retry = api.post("/").key("k").send().await;
     assert_eq!(retry.code(), "idempotency_response_not_stored");
     pieces.send(Bytes::from_static(b"tock")).await.unwrap();
@@ -599,7 +560,7 @@ async fn handler_and_record_finish_although_the_client_hangs_up() {
     assert_eq!(api.layer.running(), 1);
     porter.let_through();
     until("the run ends", || api.layer.running() == 0).await;
-    assert!(matches!(api.store.lookup(SLOW).unwrap(), Some(Status::Completed(_))));
+    assert!(matches!(api.holds(SLOW).await, Some(Holding::Completed(_))));
     assert_eq!(api.post("/slow").key("k").send().await.text(), "run 1");
 }
 
@@ -621,7 +582,7 @@ async fn drain_waits_for_what_runs_and_counts_what_is_left() {
     let late = api.post("/slow").key("late").send().await;
     assert_eq!((late.status.as_u16(), &*late.code()), (503, "idempotency_unavailable"));
     let late = Scope { key: "late", ..SLOW };
-    assert!(api.store.lookup(late).unwrap().is_none(), "its claim was undone");
+    assert!(api.holds(late).await.is_none(), "its claim was undone");
     assert!(api.post("/slow").key("finishes").send().await.is_replay());
     hangs.abort();
 }
@@ -629,79 +590,17 @@ async fn drain_waits_for_what_runs_and_counts_what_is_left() {
 #[tokio::test]
 async fn an_attempt_superseded_at_completion_is_answered_what_the_winner_stored() {
     let (runs, (door, mut porter)) = (Runs::default(), door());
-    let dir = tempfile::tempdir().unwrap();
-    let clock = ManualClock::at(SystemTime::UNIX_EPOCH);
-    let store = options().clock(clock.clone()).open(dir.path()).unwrap();
-    let api = Api::on(store, Orphans::Hold, |layer| layer, slow(&runs, &door)).await;
+    let api = Api::start(Orphans::Hold, slow(&runs, &door)).await;
     let first = api.post("/slow").key("k").spawn();
     porter.met().await;
-    clock.advance(Duration::from_secs(61));
-    let orphan = api.store.orphan(SLOW).unwrap().expect("its lease is over");
-    assert_eq!(orphan.info().cause(), OrphanCause::LeaseLapsed);
-    orphan.resolve(&encoded(202, b"the winner's")).unwrap();
+    api.pass(LEASE_OVER).await;
+    let Some(Holding::Orphaned(orphan)) = api.holds(SLOW).await else {
+        panic!("its lease is over")
+    };
+    assert_eq!(orphan.cause, OrphanCause::LeaseLapsed);
+    let winner = encoded(202, b"the winner's");
+    Administer::resolve(&api.store, SLOW, orphan.token, &winner).await.unwrap();
     porter.let_through();
     let first = first.await.unwrap();
     assert_eq!((first.status.as_u16(), first.text()), (202, "the winner's"));
-}
-
-#[tokio::test]
-async fn a_broken_store_is_503_and_the_handler_does_not_run() {
-    let runs = Runs::default();
-    let api = Api::start(Orphans::Rerun, statuses(&runs)).await;
-    api.store.clone().close().unwrap();
-    let refused = api.post("/status/201").key("k").send().await;
-    assert_eq!((refused.status.as_u16(), &*refused.code()), (503, "idempotency_unavailable"));
-    assert!(refused.is_retryable() && refused.headers.contains_key("retry-after"));
-    assert_eq!(runs.count(), 0);
-    assert_eq!(api.post("/status/201").send().await.status, 201, "no key needs no store");
-}
-
-#[tokio::test]
-async fn a_completion_that_the_store_does_not_take_leaves_the_answer_and_an_orphan() {
-    let (runs, (door, mut porter)) = (Runs::default(), door());
-    let dir = tempfile::tempdir().unwrap();
-    let store = options().open(dir.path()).unwrap();
-    let api = Api::on(store, Orphans::Hold, |layer| layer, slow(&runs, &door)).await;
-    let first = api.post("/slow").key("k").spawn();
-    porter.met().await;
-    api.store.clone().close().unwrap();
-    porter.let_through();
-    assert_eq!(first.await.unwrap().text(), "run 1", "the effect has happened");
-    let store = options().open(dir.path()).unwrap();
-    assert_eq!(store.unresolved().unwrap().len(), 1);
-    let api = Api::on(store, Orphans::Hold, |layer| layer, slow(&runs, &door)).await;
-    let held = api.post("/slow").key("k").send().await;
-    assert_eq!(held.code(), "idempotency_outcome_unknown", "and never runs again by itself");
-}
-
-#[tokio::test]
-async fn a_full_store_is_503_while_replays_go_on() {
-    let runs = Runs::default();
-    let dir = tempfile::tempdir().unwrap();
-    let buffered = Durability::Buffered { sync_every: Duration::from_secs(10) };
-    let store =
-        Store::options().segment_bytes(64 << 10).durability(buffered).open(dir.path()).unwrap();
-    let api = Api::on(store, Orphans::Hold, |layer| layer, statuses(&runs)).await;
-    api.post("/status/201").key("k").send().await;
-    let mut permits = Vec::new();
-    for path_bytes in [3000, 300, 30, 1] {
-        let path = "p".repeat(path_bytes);
-        loop {
-            let key = permits.len().to_string();
-            let scope = Scope { organization: "acme", method: "POST", path: &path, key: &key };
-            match api.store.claim(scope, Fingerprint::of(b"")) {
-                Ok(Claim::Granted(permit)) => permits.push(permit),
-                Ok(other) => panic!("{other:?}"),
-                Err(error) => {
-                    assert!(error.is_retryable(), "{error}");
-                    break;
-                }
-            }
-        }
-    }
-    let refused = api.post("/status/201").key(&"k".repeat(255)).send().await;
-    assert_eq!((refused.status.as_u16(), &*refused.code()), (503, "idempotency_unavailable"));
-    assert_eq!(refused.header("retry-after"), Some("1"));
-    assert_eq!(runs.count(), 1, "the handler does not run");
-    assert!(api.post("/status/201").key("k").send().await.is_replay());
 }

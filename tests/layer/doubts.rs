@@ -3,27 +3,18 @@
 use std::future::Ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::routing::post;
 use axum::{Extension, Router};
 use bytes::Bytes;
 use http::StatusCode;
-use oncelog::http::{Attempt, Orphans, Permission, Policy, PolicyBuilder, Testimony};
-use oncelog::{ManualClock, OrphanCause, Scope};
+use oncelog::http::{Administer, Attempt, Orphans, Permission, Policy, Testimony};
+use oncelog::{OrphanCause, Scope};
 
-use crate::support::{Account, Api, Layer, door, options};
+use crate::layer::support::{Account, Api, LEASE_OVER, door, encoded, policy};
 
 const KEY: Scope<'_> = Scope { organization: "acme", method: "POST", path: "/", key: "k" };
-
-fn policy(build: PolicyBuilder) -> impl FnOnce(Layer) -> Layer {
-    let policy = build.build().unwrap();
-    |layer| layer.policy(policy)
-}
-
-fn encoded(body: &[u8]) -> Bytes {
-    [&[1, 0, 202, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], body].concat().into()
-}
 
 /// Asks for its operation id, and fails in doubt.
 fn failing() -> Router {
@@ -40,7 +31,7 @@ async fn what_the_witness_has_is_shown_only_to_who_may_see_a_replay() {
     let orphans = Orphans::witness(move |_| {
         let knew = knows.swap(true, Ordering::SeqCst);
         async move {
-            let saved = knew.then(|| Testimony::Happened(encoded(b"saved")));
+            let saved = knew.then(|| Testimony::Happened(encoded(202, b"saved")));
             saved.ok_or_else(|| "not yet".into())
         }
     });
@@ -67,7 +58,7 @@ fn knows_later(then: impl Fn() + Send + Sync + 'static) -> Orphans {
         if knows {
             then();
         }
-        let saved = knows.then(|| Testimony::Happened(encoded(b"saved")));
+        let saved = knows.then(|| Testimony::Happened(encoded(202, b"saved")));
         async move { saved.ok_or_else(|| "not yet".into()) }
     })
 }
@@ -82,21 +73,8 @@ async fn what_the_witness_has_of_an_earlier_attempt_is_marked_as_a_replay() {
 }
 
 #[tokio::test]
-async fn what_the_witness_has_is_marked_as_a_replay_where_it_cannot_be_recorded() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = options().open(dir.path()).unwrap();
-    let closing = store.clone();
-    let witness = knows_later(move || closing.clone().close().unwrap());
-    let api = Api::on(store, witness, |layer| layer, failing()).await;
-    assert_eq!(api.post("/").key("k").send().await.status, 500);
-    let found = api.post("/").key("k").send().await;
-    assert_eq!((found.text(), found.is_replay()), ("saved", true));
-    assert_eq!(found.header("idempotency-original-date"), None, "no record says when");
-}
-
-#[tokio::test]
 async fn what_the_witness_has_of_this_attempt_is_its_first_answer() {
-    let orphans = Orphans::witness(|_| async { Ok(Testimony::Happened(encoded(b"saved"))) });
+    let orphans = Orphans::witness(|_| async { Ok(Testimony::Happened(encoded(202, b"saved"))) });
     let api = Api::start(orphans, failing()).await;
     let first = api.post("/").key("k").send().await;
     assert_eq!((first.text(), first.is_replay()), ("saved", false));
@@ -104,8 +82,6 @@ async fn what_the_witness_has_of_this_attempt_is_its_first_answer() {
 
 #[tokio::test]
 async fn what_a_winner_stored_is_shown_only_to_who_may_see_a_replay() {
-    let (dir, clock) = (tempfile::tempdir().unwrap(), ManualClock::at(SystemTime::UNIX_EPOCH));
-    let store = options().clock(clock.clone()).open(dir.path()).unwrap();
     let revoked = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&revoked);
     let build = Policy::builder(Orphans::Hold).authorize_replay(move |_, _| {
@@ -115,12 +91,13 @@ async fn what_a_winner_stored_is_shown_only_to_who_may_see_a_replay() {
     let (door, mut porter) = door();
     let slow = move || async move { door.pass().await };
     let router = Router::new().route("/", post(slow));
-    let api = Api::on(store, Orphans::Hold, policy(build), router).await;
+    let api = Api::with(Orphans::Hold, policy(build), router).await;
     let superseded = api.post("/").key("k").spawn();
     porter.met().await;
-    clock.advance(Duration::from_secs(61));
-    let orphan = api.store.orphan(KEY).unwrap().expect("its lease is over");
-    orphan.resolve(&encoded(b"the winner's")).unwrap();
+    api.pass(LEASE_OVER).await;
+    let token = api.orphans().await[0].orphan.token;
+    let winner = encoded(202, b"the winner's");
+    Administer::resolve(&api.store, KEY, token, &winner).await.unwrap();
     revoked.store(true, Ordering::SeqCst);
     porter.let_through();
     assert_eq!(superseded.await.unwrap().code(), "idempotency_replay_refused");
@@ -154,7 +131,7 @@ async fn a_witness_that_panics_at_once_does_not_know() {
         Orphans::witness(|_| -> Ready<Said> { panic!("a witness that fails on purpose") });
     let api = Api::start(orphans, failing()).await;
     assert_eq!(api.post("/").key("k").send().await.status, 500, "the handler's own answer");
-    assert_eq!(api.store.unresolved().unwrap()[0].cause(), OrphanCause::Failed);
+    assert_eq!(api.orphans().await[0].orphan.cause, OrphanCause::Failed);
 }
 
 /// A body that breaks off.
@@ -182,7 +159,7 @@ async fn a_grpc_response_that_breaks_off_before_its_status_is_in_doubt() {
     let failed = api.post("/").key("k").send().await;
     assert_eq!(failed.header("grpc-status"), Some("13"));
     assert_eq!(failed.header("idempotency-code"), Some("idempotency_run_failed"));
-    assert_eq!(api.store.unresolved().unwrap()[0].cause(), OrphanCause::Failed);
+    assert_eq!(api.orphans().await[0].orphan.cause, OrphanCause::Failed);
     let held = api.post("/").key("k").send().await;
     assert_eq!(held.header("idempotency-code"), Some("idempotency_outcome_unknown"));
 }

@@ -8,12 +8,14 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
+use oncelog::conformance::Harness as _;
 use oncelog::http::{IdempotencyLayer, KeyPresence, Organization, Orphans, Policy};
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::transport::{Channel, Endpoint, Server, server::TcpIncoming};
 use tonic::{Code, Request, Response, Status, body::Body, server};
 
-use crate::support::{Runs, options};
+use crate::ground::Ground;
+use crate::layer::support::{Runs, TTL};
 
 #[derive(Clone)]
 struct Books(Runs);
@@ -45,9 +47,9 @@ impl Service<http::Request<Body>> for Books {
     }
 }
 
-async fn start() -> (Runs, SocketAddr, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = options().open(dir.path()).unwrap();
+async fn start() -> (Runs, SocketAddr, Ground) {
+    let ground = Ground::new();
+    let store = ground.fresh(TTL).await;
     let policy = Policy::grpc(Orphans::Hold).key_presence(KeyPresence::Required).build().unwrap();
     let layer = IdempotencyLayer::new(store, Organization::single(), Orphans::Hold).policy(policy);
     let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -55,7 +57,7 @@ async fn start() -> (Runs, SocketAddr, tempfile::TempDir) {
     let runs = Runs::default();
     let server = Server::builder().layer(layer).add_service(Books(runs.clone()));
     tokio::spawn(server.serve_with_incoming(incoming));
-    (runs, address, dir)
+    (runs, address, ground)
 }
 
 async fn connect(address: SocketAddr) -> tonic::client::Grpc<Channel> {
@@ -79,7 +81,7 @@ async fn add(
 
 #[tokio::test]
 async fn a_retry_of_a_unary_call_gets_the_stored_message_and_status() {
-    let (runs, address, _dir) = start().await;
+    let (runs, address, _ground) = start().await;
     let mut client = connect(address).await;
     let first = add(&mut client, Some("k"), "Emma").await.unwrap();
     assert!(first.metadata().get("idempotent-replayed").is_none());
@@ -91,7 +93,7 @@ async fn a_retry_of_a_unary_call_gets_the_stored_message_and_status() {
 
 #[tokio::test]
 async fn the_outcome_is_read_off_grpc_status() {
-    let (runs, address, _dir) = start().await;
+    let (runs, address, _ground) = start().await;
     let mut client = connect(address).await;
     for run in 1..=2 {
         let failed = add(&mut client, Some("invalid"), "untitled").await.unwrap_err();
@@ -106,7 +108,7 @@ async fn the_outcome_is_read_off_grpc_status() {
 
 #[tokio::test]
 async fn refusals_are_trailers_only() {
-    let (runs, address, _dir) = start().await;
+    let (runs, address, _ground) = start().await;
     let mut client = connect(address).await;
     add(&mut client, Some("k"), "Emma").await.unwrap();
     let conflict = add(&mut client, Some("k"), "Persuasion").await.unwrap_err();
