@@ -8,4 +8,5 @@ mod layer;
 
 mod conformance;
 mod embedded;
+mod operators;
 mod told;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncelog::cluster::{PostgresError, PostgresPermit, PostgresStore};
-use oncelog::conformance::{Harness, run, run_one};
+use oncelog::conformance::{Harness, run, run_administer, run_one};
 use oncelog::http::{Answer, Backend, BackendPermit as _, Completed, Promises};
 use oncelog::{Fingerprint, Scope, Token};
 
@@ -17,6 +17,9 @@ async fn the_store_conforms() {
     println!("{report}");
     assert_eq!(report.failed, [], "{report}");
     assert_eq!(report.passed.len(), 21);
+    let report = run_administer(&Ground::new()).await;
+    assert_eq!(report.failed, [], "{report}");
+    assert_eq!(report.passed.len(), 8);
 }
 
 /// What is left out.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use oncelog::cluster::RedisStore;
-use oncelog::conformance::{Harness, run};
+use oncelog::conformance::{Harness, run, run_administer};
 use oncelog::http::{Backend as _, Evicts, Survives};
 
 use crate::cluster::Cluster;
@@ -82,6 +82,9 @@ async fn conforms(servers: Servers, survives: Survives) {
     let report = run(&servers).await;
     assert_eq!(report.failed, [], "{report}");
     assert_eq!(report.passed.len(), 21);
+    let report = run_administer(&servers).await;
+    assert_eq!(report.failed, [], "{report}");
+    assert_eq!(report.passed.len(), 8);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
