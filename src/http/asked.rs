@@ -103,9 +103,17 @@ impl<B: Backend> Asked<B> {
     /// Asks the store until there is an answer for this request. What few requests come to is
     /// boxed, so that the future of a replay stays small.
     pub(crate) async fn decide(&self) -> Decided<B::Permit> {
+        match self.claim().await {
+            Ok(Answer::Granted(permit)) => Decided::Run(permit),
+            Ok(Answer::Replay(completed)) => Decided::Replay(completed),
+            answer => Box::pin(self.insist(answer)).await,
+        }
+    }
+
+    /// Goes on from an answer that does not decide.
+    async fn insist(&self, mut answer: Result<Answer<B::Permit>, B::Error>) -> Decided<B::Permit> {
         let lease = self.rules().lease;
         let mut waiting_since = None;
-        let mut answer = self.claim().await;
         loop {
             answer = match answer {
                 Ok(Answer::Granted(permit)) => return Decided::Run(permit),
@@ -116,18 +124,15 @@ impl<B: Backend> Asked<B> {
                 Ok(Answer::InProgress(running)) => {
                     let now = real_monotonic();
                     let waited = now.saturating_sub(*waiting_since.get_or_insert(now));
-                    match Box::pin(self.wait(&running, self.rules().wait.saturating_sub(waited)))
-                        .await
-                    {
+                    let left = self.rules().wait.saturating_sub(waited);
+                    match self.wait(&running, left).await {
                         Some(answer) => answer,
                         None => return Decided::Refuse(in_progress(&running)),
                     }
                 }
                 Ok(Answer::Orphaned(orphan)) => match self.rules().orphans {
                     Orphans::Hold => return Decided::Refuse(unknown()),
-                    Orphans::Rerun | Orphans::Witness(_) => {
-                        Box::pin(self.take_over(&orphan, lease)).await
-                    }
+                    Orphans::Rerun | Orphans::Witness(_) => self.take_over(&orphan, lease).await,
                 },
                 // The scope was freed in between.
                 Err(error) if error.kind() == ErrorKind::Superseded => self.claim().await,

@@ -77,23 +77,40 @@ where
                 return Ok(Box::pin(service.call(request)).await?.map(ResponseBody::passed));
             }
         };
-        // What is not held across an await takes no room in the future.
-        let permit = match asked.decide().await {
-            Decided::Run(permit) => Ok(permit),
-            Decided::Refuse(problem) => return Ok(refuse(rules, problem)),
+        match asked.decide().await {
+            Decided::Refuse(problem) => Ok(refuse(rules, problem)),
             Decided::Replay(completed) => match asked.replay(completed) {
-                Shown::Now(response) => return Ok(response),
-                Shown::Asked(shown) => Err(shown),
+                Shown::Now(response) => Ok(response),
+                Shown::Asked(shown) => Ok(shown.await),
             },
-        };
-        let (span, starting) = match permit {
-            Err(shown) => return Ok(shown.await),
-            Ok(permit) => (span_of(&asked, &permit), Box::pin(Run::start(asked, permit))),
-        };
-        match starting.await {
-            Some(run) => detach(run, parts, read, service, span).await,
-            None => Ok(refuse(rules, Problem::after(Code::Unavailable, SOON))),
+            // What a replay needs no room for is boxed.
+            Decided::Run(permit) => Box::pin(run(asked, permit, parts, read, service)).await,
         }
+    }
+}
+
+/// Runs the attempt that was granted.
+async fn run<B, S, Q, R>(
+    asked: Asked<B>,
+    permit: B::Permit,
+    parts: Box<Parts>,
+    read: Read,
+    service: S,
+) -> Result<Response<ResponseBody<R>>, S::Error>
+where
+    B: Backend,
+    S: Service<Request<RequestBody<Q>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    Q: Body + Send + 'static,
+    Q::Data: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+{
+    let (policy, span) = (asked.policy.clone(), span_of(&asked, &permit));
+    match Run::start(asked, permit).await {
+        Some(run) => detach(run, parts, read, service, span).await,
+        None => Ok(refuse(policy.rules(), Problem::after(Code::Unavailable, SOON))),
     }
 }
 
