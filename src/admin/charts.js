@@ -17,6 +17,27 @@ function svg(tag, attributes = {}, ...children) {
   return made;
 }
 
+/**
+ * Makes these the children of a place. One that stays is not moved, since what moves loses the
+ * focus; where the focus goes with its element, `heir` gets it.
+ */
+function settle(place, elements, heir) {
+  const kept = new Set(elements);
+  const focused = document.activeElement;
+  for (const child of [...place.children]) {
+    if (kept.has(child)) continue;
+    if (child.contains(focused)) heir.focus();
+    child.remove();
+  }
+  elements.forEach((element, at) => {
+    if (place.children[at] !== element) place.insertBefore(element, place.children[at] ?? null);
+  });
+}
+
+function setText(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+}
+
 const DASH = "\u2013";
 const whole = new Intl.NumberFormat("en");
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
