@@ -201,6 +201,8 @@ function drawFigures(told) {
 
 const TABLE_ROWS_MAX = 500;
 
+const momentOrNone = (ms) => ms === null ? DASH : moment(ms);
+
 async function refreshSegments() {
   segmentsNow = await ask("segments");
   drawSegments();
@@ -212,7 +214,7 @@ function drawSegments() {
   drawTimeline($("timeline"), segmentsNow.segments, now);
   const rows = withEnds(segmentsNow.segments).slice(-TABLE_ROWS_MAX).map((segment) => {
     const tail = segment.state === "tail";
-    const cells = [count(segment.segment), segment.state, bytes(segment.disk_bytes), count(segment.responses), moment(segment.begun_at_ms), moment(segment.newest_at_ms), endInWords(segment.goes, now, tail)];
+    const cells = [count(segment.segment), segment.state, bytes(segment.disk_bytes), count(segment.responses), momentOrNone(segment.begun_at_ms), momentOrNone(segment.newest_at_ms), endInWords(segment.goes, now, tail, segment.state === "quarantined")];
     return el("tr", {}, ...cells.map((text) => el("td", {}, text)));
   });
   $("segments").tBodies[0].replaceChildren(...rows);

@@ -1,4 +1,4 @@
-//! Stores in trouble: on a simulated disk that fills up or fails, and in a directory whose bytes rot.
+//! Stores in trouble: a simulated disk that fills up or fails, and a directory whose bytes rot.
 
 use std::any::Any;
 use std::io;
