@@ -42,6 +42,10 @@ struct Alarm {
 /// Less head-room than the largest segment has is soon gone.
 const HEADROOM_BYTES_LOW: u64 = 64 << 20;
 
+/// Less than a new segment takes for its header, what it carries and the first claims in it is as
+/// good as none: what refuses a claim leaves some bytes over, and never exactly 0.
+const HEADROOM_BYTES_LEAST: u64 = 64 << 10;
+
 /// What alarms are made of.
 pub(crate) struct Subject<'a> {
     pub(crate) stats: &'a Stats,
@@ -56,6 +60,7 @@ pub(crate) fn alarms(subject: &Subject<'_>) -> Vec<Value> {
     alarms.extend(subject.trouble.map(trouble));
     alarms.extend(room(subject.stats));
     alarms.extend(data(subject.stats));
+    alarms.extend(orphans(subject.stats.orphans));
     alarms.extend(circumstances(subject));
     let told = alarms.into_iter().map(|alarm| {
         json!({
@@ -88,7 +93,7 @@ fn trouble(error: &Error) -> Alarm {
 fn room(stats: &Stats) -> Option<Alarm> {
     let left = stats.headroom_bytes;
     let whole = stats.disk_bytes.saturating_add(left);
-    if left == 0 {
+    if left < HEADROOM_BYTES_LEAST {
         return Some(Alarm {
             code: "full",
             severity: Severity::Critical,
@@ -110,7 +115,10 @@ fn data(stats: &Stats) -> Vec<Alarm> {
         alarms.push(Alarm {
             code: "damage",
             severity: Severity::Critical,
-            summary: format!("{} damaged places were found.", stats.damaged_records),
+            summary: match stats.damaged_records {
+                1 => "A damaged place was found.".into(),
+                places => format!("{places} damaged places were found."),
+            },
             advice: "Claims of those scopes fail, all others go on. Look at the disk; a backup may \
                      have what is lost.",
         });
@@ -119,7 +127,10 @@ fn data(stats: &Stats) -> Vec<Alarm> {
         alarms.push(Alarm {
             code: "quarantine",
             severity: Severity::Critical,
-            summary: format!("{} segments are in quarantine.", stats.quarantined_segments),
+            summary: match stats.quarantined_segments {
+                1 => "A segment is in quarantine.".into(),
+                segments => format!("{segments} segments are in quarantine."),
+            },
             advice: "A scope that may have been in them is refused until they expire, so that \
                      nothing runs twice. Restore a backup to end it sooner.",
         });
@@ -141,6 +152,20 @@ fn data(stats: &Stats) -> Vec<Alarm> {
         });
     }
     alarms
+}
+
+fn orphans(count: u64) -> Option<Alarm> {
+    let summary = match count {
+        0 => return None,
+        1 => "An attempt vanished, and nobody knows whether it had an effect.".into(),
+        count => format!("{count} attempts vanished, and nobody knows whether they had effects."),
+    };
+    Some(Alarm {
+        code: "orphans",
+        severity: Severity::Warning,
+        summary,
+        advice: "Look where the effect would be, then resolve or release each of the orphans.",
+    })
 }
 
 fn circumstances(subject: &Subject<'_>) -> Vec<Alarm> {

@@ -17,6 +17,27 @@ function svg(tag, attributes = {}, ...children) {
   return made;
 }
 
+/**
+ * Makes these the children of a place. One that stays is not moved, since what moves loses the
+ * focus; where the focus goes with its element, `heir` gets it.
+ */
+function settle(place, elements, heir) {
+  const kept = new Set(elements);
+  const focused = document.activeElement;
+  for (const child of [...place.children]) {
+    if (kept.has(child)) continue;
+    if (child.contains(focused)) heir.focus();
+    child.remove();
+  }
+  elements.forEach((element, at) => {
+    if (place.children[at] !== element) place.insertBefore(element, place.children[at] ?? null);
+  });
+}
+
+function setText(place, text) {
+  if (place.textContent !== text) place.textContent = text;
+}
+
 const DASH = "\u2013";
 const whole = new Intl.NumberFormat("en");
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -191,8 +212,8 @@ function grouped(segments) {
     const [first, last] = [some[0], some[some.length - 1]];
     groups.push({
       name: "#" + first.segment + (some.length > 1 ? DASH + last.segment : ""),
-      begun: Math.min(...some.map((one) => one.begun_at_ms)),
-      newest: Math.max(...some.map((one) => one.newest_at_ms)),
+      begun: Math.min(...some.map((one) => one.begun_at_ms ?? Infinity)),
+      newest: Math.max(...some.map((one) => one.newest_at_ms ?? 0)),
       bytes: some.reduce((sum, one) => sum + one.disk_bytes, 0),
       goes: last.goes,
       tail: last.state === "tail",
@@ -202,8 +223,8 @@ function grouped(segments) {
   return groups;
 }
 
-function endInWords(goes, now, tail) {
-  if (goes === null) return tail ? "empty" : "at once";
+function endInWords(goes, now, tail, bad) {
+  if (goes === null) return bad ? "in quarantine" : tail ? "empty" : "at once";
   return goes <= now ? "due" : "in " + span(goes - now);
 }
 
@@ -230,15 +251,17 @@ function drawTimeline(place, segments, now) {
   }
   rows.forEach((row, at) => {
     const y = head + at * pitch;
+    const ends = bytes(row.bytes) + ", " + endInWords(row.goes, now, row.tail, row.bad);
+    drawn.push(svg("text", { x: 0, y: y + pitch - 6 }, row.name), svg("text", { x: width, y: y + pitch - 6, "text-anchor": "end" }, ends));
+    // Nothing is known of when the records of a lost file were written.
+    if (row.begun === Infinity) return;
     const [start, end] = [x(row.begun), x(Math.max(row.goes ?? row.newest, row.newest))];
     const written = Math.max(3, x(row.newest) - start);
-    const tells = row.name + ": " + bytes(row.bytes) + ", written " + moment(row.begun) + " to " + moment(row.newest) + ", goes " + endInWords(row.goes, now, row.tail);
+    const tells = row.name + ": " + bytes(row.bytes) + ", written " + moment(row.begun) + " to " + moment(row.newest) + ", goes " + endInWords(row.goes, now, row.tail, row.bad);
     const bars = svg("g", {}, svg("title", {}, tells),
       svg("rect", { class: row.bad ? "kept bad" : "kept", x: start, y: y + 4, width: Math.max(3, end - start), height: pitch - 9, rx: 2 }),
       svg("rect", { class: "written", x: start, y: y + 4, width: written, height: pitch - 9, rx: 2 }));
-    drawn.push(bars,
-      svg("text", { x: 0, y: y + pitch - 6 }, row.name),
-      svg("text", { x: width, y: y + pitch - 6, "text-anchor": "end" }, bytes(row.bytes) + ", " + endInWords(row.goes, now, row.tail)));
+    drawn.push(bars);
   });
   drawn.push(svg("line", { class: "now", x1: x(now), x2: x(now), y1: head - 4, y2: height }, svg("title", {}, "now")));
   const label = rows.length + " rows of segments, oldest first; the table below has the same in words";

@@ -123,7 +123,7 @@ fn gauges(stats: &Stats) -> Vec<Figure> {
         gauge(
             "headroom_bytes",
             "oncelog_store_headroom_bytes",
-            "Bytes that can still be taken; at 0 new claims are refused.",
+            "Bytes that can still be taken; below 64 KiB new claims are refused.",
             stats.headroom_bytes,
         ),
         gauge(

@@ -1,6 +1,6 @@
 //! The routes that only look: figures, segments, and orphans a page at a time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Extension;
 use axum::body::Body;
@@ -112,8 +112,8 @@ pub(crate) async fn segments(State(context): State<Shared>) -> Result<Response<B
                 "disk_bytes": segment.disk_bytes,
                 "records": segment.records,
                 "responses": segment.responses,
-                "begun_at_ms": ms(segment.begun_at),
-                "newest_at_ms": ms(segment.newest_at),
+                "begun_at_ms": known(segment.begun_at),
+                "newest_at_ms": known(segment.newest_at),
                 "expires_at_ms": segment.expires_at.map(ms),
             })
         });
@@ -121,6 +121,11 @@ pub(crate) async fn segments(State(context): State<Shared>) -> Result<Response<B
         Ok(json(&json!({ "store_time_ms": ms(store.time()), "segments": segments })))
     })
     .await
+}
+
+/// A segment whose file was lost has no times, which the store tells as 1970.
+fn known(time: SystemTime) -> Option<u64> {
+    Some(ms(time)).filter(|&ms| ms > 0)
 }
 
 /// Which orphans are asked for.

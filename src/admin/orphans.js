@@ -34,7 +34,7 @@ function cell(label, ...children) {
   return el("td", { role: "cell", "data-label": label }, el("div", {}, ...children));
 }
 
-const orphans = { after: [], next: null, search: "", total: null, shown: "", asking: 0 };
+const orphans = { after: [], next: null, search: "", total: null, shown: "", rows: new Map(), asking: 0 };
 const PAGE_ROWS = 50;
 
 /** Asks for the page that is shown, and draws it if it is another. */
@@ -60,8 +60,8 @@ async function showOrphans() {
     await refreshOrphans();
   } catch (error) {
     if (error.unreachable) throw error;
-    Object.assign(orphans, { total: null, shown: "" });
-    $("orphans").tBodies[0].replaceChildren();
+    Object.assign(orphans, { total: null, shown: "", rows: new Map() });
+    settle($("orphans").tBodies[0], [], $("orphans-title"));
     $("orphans").hidden = true;
     document.querySelector(".pager").hidden = true;
     $("orphans-count").textContent = "";
@@ -84,12 +84,15 @@ function drawOrphans(page) {
   $("later").disabled = page.next === null;
   $("range").textContent = whole.format(page.before + 1) + DASH + whole.format(page.before + page.orphans.length) + " of " + whole.format(page.matching);
   // Rows that are the same stay, and with them the focus.
-  const shown = page.orphans.map((orphan) => orphan.token + orphan.cause + orphan.checkpoint_bytes).join();
-  if (shown !== orphans.shown) {
-    orphans.shown = shown;
-    $("orphans").tBodies[0].replaceChildren(...page.orphans.map(row));
+  const names = page.orphans.map((orphan) => orphan.token + orphan.cause + orphan.checkpoint_bytes);
+  if (names.join() !== orphans.shown) {
+    orphans.shown = names.join();
+    orphans.rows = new Map(page.orphans.map((orphan, at) => [names[at], orphans.rows.get(names[at]) ?? row(orphan)]));
+    settle($("orphans").tBodies[0], [...orphans.rows.values()], $("orphans-title"));
     performance.mark("orphans");
   }
+  // A button that cannot be pressed any more keeps no focus.
+  if (pager.hidden ? pager.contains(document.activeElement) : document.activeElement.disabled) $("orphans-title").focus();
   for (const [at, orphan] of page.orphans.entries()) {
     const age = $("orphans").tBodies[0].rows[at].querySelector("time");
     age.textContent = span(page.now_ms - orphan.claimed_at_ms) + " ago";
@@ -136,12 +139,23 @@ function seen(orphan) {
   return { scope: { organization, method, path, key }, token };
 }
 
+let dialogs = 0;
+
+/** What is said of a change that did not succeed. An answer of 4xx alone says that nothing was done. */
+function failure(error) {
+  if (error.status >= 400 && error.status < 500) return "Nothing was changed: " + error.message;
+  return "It may have been done all the same: " + error.message + ". Look again before it is repeated.";
+}
+
 /**
  * Opens the dialog; `send` makes the change and returns what is to be said when it is done, and
- * `then` brings the page up to date.
+ * `then` brings the page up to date. Whoever closes the dialog meanwhile hears of the end as well,
+ * and no other dialog does.
  */
 function confirmWith({ title, button, body, send, then }) {
   const dialog = $("dialog");
+  const mine = ++dialogs;
+  const isShown = () => dialog.open && dialogs === mine;
   $("dialog-title").textContent = title;
   $("dialog-do").textContent = button;
   $("dialog-do").disabled = false;
@@ -153,22 +167,27 @@ function confirmWith({ title, button, body, send, then }) {
     $("dialog-error").hidden = true;
     try {
       const done = await send();
-      dialog.close();
+      const wasShown = isShown();
+      if (wasShown) dialog.close();
       announce(done);
-      if (then) await then();
+      if (then) await then(wasShown);
     } catch (error) {
-      $("dialog-error").textContent = "Nothing was changed: " + error.message;
-      $("dialog-error").hidden = false;
+      if (isShown()) {
+        $("dialog-error").textContent = failure(error);
+        $("dialog-error").hidden = false;
+      } else {
+        announce(title + ". " + failure(error));
+      }
     } finally {
-      $("dialog-do").disabled = false;
+      if (dialogs === mine) $("dialog-do").disabled = false;
     }
   };
   dialog.showModal();
 }
 
-async function refreshAfter() {
+async function refreshAfter(wasShown) {
   // The button that was used goes with its row.
-  $("orphans-title").focus();
+  if (wasShown) $("orphans-title").focus();
   await refreshOrphans().catch(() => {});
 }
 

@@ -115,24 +115,56 @@ function drawRoom(told) {
 
 const SEVERITIES = { critical: "Critical", warning: "Warning", notice: "Notice" };
 
+const CALM = el("li", { class: "calm" }, "None. The store takes claims, the clock is confirmed, and no damage is known.");
+/** The alarms that are shown, by their codes. */
+let alarmsShown = new Map();
+
 function drawAlarms(told) {
   const alarms = [...told.alarms];
   const refused = told.figures.refused - windowStart(180000).told.figures.refused;
   if (refused > 0) {
     alarms.push({ code: "refused", severity: "warning", summary: whole.format(refused) + " claims were refused in the last minutes.", advice: "Something is full: see the head-room, and the open claims of one organization." });
   }
-  const drawn = JSON.stringify(alarms);
-  if ($("alarms").dataset.drawn === drawn) return;
-  $("alarms").dataset.drawn = drawn;
-  const items = alarms.map((alarm) => {
-    const item = el("li", { class: "alarm " + alarm.severity, "data-code": alarm.code },
-      el("p", {}, el("span", { class: "severity" }, SEVERITIES[alarm.severity] + ":"), alarm.summary),
-      el("p", {}, alarm.advice));
-    if (alarm.code === "clock_held") item.append(acceptButton());
-    return item;
-  });
-  if (!items.length) items.push(el("li", { class: "calm" }, "None. The store takes claims, the clock is confirmed, and no damage is known."));
-  $("alarms").replaceChildren(...items);
+  // Each circumstance is an alarm of its own, and never changes.
+  const named = alarms.map((alarm) => [alarm.code === "environment" ? alarm.summary : alarm.code, alarm]);
+  const heard = named.filter(([name, alarm]) => !alarmsShown.has(name) && alarm.severity !== "notice");
+  alarmsShown = new Map(named.map(([name, alarm]) => [name, alarmsShown.get(name) ?? new Shown(alarm)]));
+  for (const [name, alarm] of named) alarmsShown.get(name).draw(alarm, told);
+  const items = [...alarmsShown.values()].map((shown) => shown.item);
+  settle($("alarms"), items.length ? items : [CALM], $("alarms-title"));
+  // What was there when the page came is read with it.
+  if (polls > 0 && heard.length) $("announcer").textContent = heard.map(([, alarm]) => SEVERITIES[alarm.severity] + ": " + alarm.summary).join(" ");
+}
+
+/** One alarm, which keeps its element while its words change. */
+class Shown {
+  constructor(alarm) {
+    this.summary = el("span");
+    this.advice = el("p");
+    this.more = el("p");
+    this.item = el("li", { class: "alarm " + alarm.severity, "data-code": alarm.code },
+      el("p", {}, el("span", { class: "severity" }, SEVERITIES[alarm.severity] + ":"), this.summary), this.advice);
+    if (alarm.code === "clock_held") this.item.append(acceptButton());
+    if (alarm.code === "damage" || alarm.code === "quarantine") this.item.append(this.more);
+  }
+
+  draw(alarm, told) {
+    setText(this.summary, alarm.summary);
+    setText(this.advice, alarm.advice);
+    if (alarm.code === "damage") setText(this.more, "Where: " + placesOf(told));
+    if (alarm.code === "quarantine" && told.quarantined_until_ms !== null) {
+      setText(this.more, "Keys that the store does not know are refused until " + moment(told.quarantined_until_ms) + ".");
+    }
+  }
+}
+
+const PLACES_MAX = 10;
+
+/** The first of the damaged places, in words. */
+function placesOf(told) {
+  const places = told.damage.slice(0, PLACES_MAX).map((place) => "segment " + place.segment + " at byte " + whole.format(place.offset) + ", " + place.what);
+  const left = told.figures.damaged_records - places.length;
+  return places.join("; ") + (left > 0 ? "; and " + whole.format(left) + " more" : "") + ".";
 }
 
 function acceptButton() {
@@ -169,6 +201,8 @@ function drawFigures(told) {
 
 const TABLE_ROWS_MAX = 500;
 
+const momentOrNone = (ms) => ms === null ? DASH : moment(ms);
+
 async function refreshSegments() {
   segmentsNow = await ask("segments");
   drawSegments();
@@ -180,7 +214,7 @@ function drawSegments() {
   drawTimeline($("timeline"), segmentsNow.segments, now);
   const rows = withEnds(segmentsNow.segments).slice(-TABLE_ROWS_MAX).map((segment) => {
     const tail = segment.state === "tail";
-    const cells = [count(segment.segment), segment.state, bytes(segment.disk_bytes), count(segment.responses), moment(segment.begun_at_ms), moment(segment.newest_at_ms), endInWords(segment.goes, now, tail)];
+    const cells = [count(segment.segment), segment.state, bytes(segment.disk_bytes), count(segment.responses), momentOrNone(segment.begun_at_ms), momentOrNone(segment.newest_at_ms), endInWords(segment.goes, now, tail, segment.state === "quarantined")];
     return el("tr", {}, ...cells.map((text) => el("td", {}, text)));
   });
   $("segments").tBodies[0].replaceChildren(...rows);

@@ -95,6 +95,15 @@ impl Server {
     pub(crate) async fn with(mount: &'static str, options: Options) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let store = options.open(dir.path().join("store")).unwrap();
+        Server::mounted(mount, store, dir).await
+    }
+
+    /// Over a store that was opened elsewhere.
+    pub(crate) async fn of(store: Store) -> Server {
+        Server::mounted("/ops", store, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn mounted(mount: &'static str, store: Store, dir: TempDir) -> Server {
         let backups = dir.path().join("backups");
         std::fs::create_dir(&backups).unwrap();
         let admin = Admin::new(store.clone(), authenticate).backups_in(backups).router();

@@ -70,6 +70,20 @@ const UNNAMED: &str = r"
     if (!document.documentElement.lang || !document.title) faults.push('no language or title');
     return faults;";
 
+/// What is pressed and is smaller than 24 by 24 pixels (WCAG 2.2, 2.5.8), and what leaves the order
+/// of the document when Tab is pressed.
+const SMALL: &str = r"
+    const faults = [];
+    for (const target of document.querySelectorAll('button, input, select, textarea, summary, a')) {
+      const label = ['checkbox', 'radio'].includes(target.type) ? target.closest('label') : null;
+      const { width, height } = (label ?? target).getBoundingClientRect();
+      if (width && (width < 24 || height < 24)) {
+        faults.push(target.tagName + ' is ' + width + ' by ' + height);
+      }
+    }
+    const ordered = [...document.querySelectorAll('[tabindex]')].filter((one) => one.tabIndex > 0);
+    return faults.concat(ordered.map((one) => 'an order of its own: ' + one.outerHTML));";
+
 /// Twenty days of work on a clock that is moved by hand, with some of everything.
 fn busy() -> Server {
     let now = SystemTime::now();
@@ -141,6 +155,7 @@ fn text_has_contrast_and_the_page_has_no_overflow_in_light_and_dark_wide_and_nar
             assert!(scroll <= width.into(), "{scheme} at {width}: {scroll}");
             assert_eq!(browser.run(FAINT), serde_json::json!([]), "{scheme} at {width}");
             assert_eq!(browser.run(SQUEEZED), serde_json::json!([]), "{scheme} at {width}");
+            assert_eq!(browser.run(SMALL), serde_json::json!([]), "{scheme} at {width}");
             browser.screenshot(&format!("busy-{scheme}-{width}"));
         }
     }
@@ -172,6 +187,7 @@ fn an_empty_store_and_every_dialog_are_readable_and_named() {
         browser.run(&format!("document.querySelector('[aria-label^={button}]').click()"));
         assert_eq!(browser.run(FAINT), serde_json::json!([]), "{button}");
         assert_eq!(browser.run(UNNAMED), serde_json::json!([]), "{button}");
+        assert_eq!(browser.run(SMALL), serde_json::json!([]), "{button}");
         browser.screenshot(&format!("dialog-{button}-400"));
         browser.run("document.getElementById('dialog').close()");
     }
@@ -230,6 +246,9 @@ fn the_checks_of_looks_find_the_faults_they_are_for() {
         "const b = el('button', {}, 'x y'); b.style.height = '90px'; document.body.append(b);",
     );
     assert_eq!(browser.run(SQUEEZED), serde_json::json!(["x y is 90 high"]));
+    assert_eq!(browser.run(SMALL), serde_json::json!([]));
+    browser.run("document.body.append(el('a', { href: '#', tabindex: 3 }, '.'));");
+    assert_eq!(browser.run(SMALL).as_array().unwrap().len(), 2);
     browser.run("const p = el('p', {}, 'x'); p.style.width = '5000px'; document.body.append(p);");
     assert!(browser.value("document.documentElement.scrollWidth").as_u64().unwrap() > 1280);
 }

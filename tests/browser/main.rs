@@ -9,8 +9,14 @@
     reason = "a step of a test that fails fails the test; pictures are written, patience has an end"
 )]
 
+#[path = "../admin/device.rs"]
+mod device;
+#[allow(dead_code, reason = "shared with tests that ask more of a disk")]
+#[path = "../it/support/disk.rs"]
+mod disk;
 mod driver;
 mod server;
 
+mod alarms;
 mod looks;
 mod works;

@@ -33,6 +33,15 @@ impl Server {
     pub(crate) fn start(options: Options) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let store = options.open(dir.path().join("store")).unwrap();
+        Server::serve(store, dir)
+    }
+
+    /// Over a store that was opened elsewhere.
+    pub(crate) fn of(store: Store) -> Server {
+        Server::serve(store, tempfile::tempdir().unwrap())
+    }
+
+    fn serve(store: Store, dir: TempDir) -> Server {
         std::fs::create_dir(dir.path().join("backups")).unwrap();
         let admin = Admin::new(store.clone(), authenticate);
         let admin = admin.backups_in(dir.path().join("backups")).router();

@@ -162,6 +162,19 @@ fn a_store_closes_at_once_while_its_scrub_waits() {
 }
 
 #[test]
+fn a_store_closes_though_the_files_that_its_scrub_wants_are_gone() {
+    let world = filled();
+    let store = world.open_with(scrubbing(&world, AT_ONCE));
+    await_round(&store);
+    for name in world.disk.names().iter().filter(|name| !name.starts_with("0000000000000003")) {
+        world.disk.remove_durably(name);
+    }
+    await_round(&store);
+    // It ends: whether it could write what it wanted is another question.
+    store.close().ok();
+}
+
+#[test]
 fn a_slow_scrub_reads_no_faster_than_it_is_told() {
     let world = filled();
     let began = Instant::now();
