@@ -27,7 +27,8 @@ pub struct Stats {
     pub reserved_bytes: u64,
     /// Bytes that claims and responses can still take: what the file system has free, or what
     /// [`Options::disk_budget_bytes`](crate::Options::disk_budget_bytes) leaves, whichever is
-    /// less. At 0 new claims are [`Error::Full`](crate::Error::Full).
+    /// less. New claims are [`Error::Full`](crate::Error::Full) somewhat before 0: a new segment has a
+    /// header and carries the open claims.
     pub headroom_bytes: u64,
     /// Bytes of memory that the index takes, its unused slots included.
     pub index_bytes: u64,

@@ -123,7 +123,7 @@ function drawAlarms(told) {
   const alarms = [...told.alarms];
   const refused = told.figures.refused - windowStart(180000).told.figures.refused;
   if (refused > 0) {
-    alarms.push({ code: "refused", severity: "warning", summary: whole.format(refused) + " claims were refused in the last minutes.", advice: "Something is full: see the head-room, and the open claims of one organization." });
+    alarms.push({ code: "refused", severity: "warning", summary: (refused === 1 ? "A claim was" : whole.format(refused) + " claims were") + " refused in the last minutes.", advice: "Something is full: see the head-room, and the open claims of one organization." });
   }
   // Each circumstance is an alarm of its own, and never changes.
   const named = alarms.map((alarm) => [alarm.code === "environment" ? alarm.summary : alarm.code, alarm]);

@@ -98,7 +98,7 @@ fn a_full_disk_is_shown_until_there_is_room() {
     let words = shown(&browser, "full");
     assert!(words.starts_with("Critical:No room is left"), "{words}");
     let refused = shown(&browser, "refused");
-    assert!(refused.starts_with("Warning:1 claims were refused"), "{refused}");
+    assert!(refused.starts_with("Warning:A claim was refused"), "{refused}");
     browser.until("parseFloat(document.querySelector('#gauge .taken').style.width) > 99");
     browser.screenshot("alarm-full");
     device.make_room();
