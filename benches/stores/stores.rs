@@ -70,10 +70,9 @@ pub(crate) async fn open(servers: &Servers) -> Vec<Store> {
     for (name, options, url) in redis {
         stores.push(Store::new(name, options.connect(url).await.unwrap()));
     }
-    for (name, server) in [
-        ("PostgreSQL, alone", &servers.postgres),
-        ("PostgreSQL, synchronous standby", &servers.primary),
-    ] {
+    for (name, server) in
+        [("PostgreSQL, alone", &servers.postgres), ("PostgreSQL, sync standby", &servers.primary)]
+    {
         let options = PostgresStore::options().schema(SCHEMA);
         stores.push(Store::new(name, options.connect(&server.url()).await.unwrap()));
     }

@@ -140,8 +140,13 @@ impl Table {
     pub(crate) fn chart(&self) -> String {
         let panel = |axis: &str, better, column| {
             let bars = self.lines.iter().map(|line| (line, line.median(column)));
-            let bars = bars.filter(|(_, value)| !value.is_nan()).map(|(line, value)| Bar {
-                name: line.name.replace(['`', '*'], ""),
+            // Beside what no store is asked, the rates of the stores are hard to tell apart.
+            let bars = bars.filter(|(line, value)| {
+                !value.is_nan() && (column != RATE || line.role != Role::Bound)
+            });
+            let bars = bars.map(|(line, value)| Bar {
+                // As much as there is room for.
+                name: line.name.replace(['`', '*'], "").replace("Redis Cluster", "Cluster"),
                 role: line.role,
                 value,
             });
