@@ -10,6 +10,7 @@
     reason = "a bench measures the time, and a step of it that fails fails the bench"
 )]
 
+mod common;
 #[path = "../tests/witness/programs.rs"]
 mod programs;
 #[path = "../tests/postgres/server.rs"]
@@ -27,6 +28,7 @@ use oncelog::{Fingerprint, Scope};
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
+use crate::common::{is_measured, median};
 use crate::server::{Server, options, rotate};
 
 const RESPONSE: &[u8] = &[b'r'; 256];
@@ -55,7 +57,7 @@ enum Side {
 }
 
 fn main() {
-    if !std::env::args().any(|arg| arg == "--bench") {
+    if !is_measured() {
         return;
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -165,9 +167,4 @@ impl Side {
 
 fn permit_token(permit: &oncelog::cluster::PostgresPermit) -> oncelog::Token {
     oncelog::http::BackendPermit::token(permit)
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    of[of.len() / 2]
 }

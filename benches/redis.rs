@@ -10,18 +10,21 @@
 )]
 
 mod common;
+#[path = "../tests/redis/server.rs"]
+#[expect(dead_code, reason = "the tests need more of a server")]
+mod server;
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{fingerprint, is_measured, key, response, scope};
+use common::{fingerprint, is_measured, key, median, response, scope};
 use oncelog::cluster::RedisStore;
 use oncelog::http::{Answer, Backend as _};
 use redis::Value;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+
+use crate::server::Server;
 
 const CALLERS: [u64; 3] = [1, 16, 64];
 const LEASE: Duration = Duration::from_secs(60);
@@ -34,7 +37,7 @@ fn main() {
     let (rounds, pairs) = if is_measured() { (15, 6_000) } else { (1, 64) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     for persistence in ["no", "yes"] {
-        let server = Server::start(persistence);
+        let server = Server::start(&["appendonly", persistence]);
         runtime.block_on(compare(&server, persistence, rounds, pairs));
     }
 }
@@ -59,11 +62,6 @@ async fn compare(server: &Server, persistence: &str, rounds: usize, pairs: u64) 
             ours / bare
         );
     }
-}
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
 }
 
 /// Pairs a second by so many callers at once.
@@ -129,42 +127,5 @@ impl Bench {
         let mut set = redis::cmd("SET");
         set.arg(&name[..]).arg(&value[..]).arg("PX").arg(ttl_ms);
         assert_eq!(server.send_packed_command(&set).await.unwrap(), Value::Okay);
-    }
-}
-
-/// A server in a scratch directory, which ends with this.
-struct Server {
-    process: Child,
-    port: u16,
-    _dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start(persistence: &str) -> Server {
-        let dir = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let mut command = Command::new("redis-server");
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        command.args(["--appendonly", persistence, "--dir"]).arg(dir.path());
-        let process = command.stdout(Stdio::null()).spawn().expect("redis-server is installed");
-        let server = Server { process, port, _dir: dir };
-        let client = redis::Client::open(server.url()).unwrap();
-        while client.get_connection().is_err() {
-            std::thread::yield_now();
-        }
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.process.kill().expect("it has not been waited for");
-        self.process.wait().expect("it was started");
     }
 }

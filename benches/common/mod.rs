@@ -64,6 +64,11 @@ pub(crate) fn is_measured() -> bool {
     asked("--bench") && !asked("--test")
 }
 
+pub(crate) fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
 /// Counts of times in buckets that are 1/64 of a power of two wide.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies(Vec<u64>);
@@ -82,14 +87,18 @@ impl Latencies {
         self.0.iter_mut().zip(&other.0).for_each(|(mine, theirs)| *mine += theirs);
     }
 
+    pub(crate) fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
     fn bucket(ns: u32) -> usize {
         let shift = (32 - ns.leading_zeros()).saturating_sub(7);
         (shift * 64 + (ns >> shift)) as usize
     }
 
     /// The time that so many in a thousand stay at or below, to a 64th above.
-    fn quantile(&self, thousandths: u64) -> Duration {
-        let total: u64 = self.0.iter().sum();
+    pub(crate) fn quantile(&self, thousandths: u64) -> Duration {
+        let total = self.count();
         let mut left = (total * thousandths / 1000).min(total.saturating_sub(1));
         for (bucket, &count) in (0u64..).zip(&self.0) {
             if count > left {
@@ -103,7 +112,7 @@ impl Latencies {
 
     pub(crate) fn print(&self, name: &str) {
         let [p50, p99, p999] = [500, 990, 999].map(|thousandths| self.quantile(thousandths));
-        let count: u64 = self.0.iter().sum();
+        let count = self.count();
         println!("{name}: p50 {p50:.1?}, p99 {p99:.1?}, p99.9 {p999:.1?} of {count} operations");
     }
 }

@@ -4,15 +4,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use crate::chart;
+use crate::chart::{Bar, Better, Panel, Role, number, render};
 use crate::engines::{Kind, Result};
 use crate::measure::median;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Better {
-    Higher,
-    Lower,
-}
 
 pub struct Column {
     pub name: String,
@@ -20,13 +14,6 @@ pub struct Column {
     pub better: Better,
     /// Whether the chart shows it.
     pub charted: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    Bound,
-    Peer,
-    Ours,
 }
 
 pub struct Line {
@@ -165,11 +152,26 @@ impl Table {
         median(&values)
     }
 
+    /// A panel for each charted column, a bar for each engine that has a value.
+    fn panels(&self) -> Vec<Panel> {
+        let charted = self.columns.iter().enumerate().filter(|(_, column)| column.charted);
+        let panels = charted.map(|(at, column)| {
+            let bars = self.lines.iter().filter_map(|line| {
+                let (name, role, value) = (line.name.clone(), line.role, self.median(line, at)?);
+                Some(Bar { name, role, value })
+            });
+            let axis = format!("{}, {}", column.name, column.unit);
+            Panel { axis, better: column.better, bars: bars.collect() }
+        });
+        panels.collect()
+    }
+
     /// Writes the table and its chart, and the list of all tables that are there.
     pub fn write(&self, out: &Path, machine: &[String]) -> Result<()> {
         fs::create_dir_all(out)?;
         fs::write(out.join(format!("{}.md", self.id)), self.markdown(machine))?;
-        fs::write(out.join(format!("{}.svg", self.id)), chart::render(self))?;
+        let chart = render(&self.title, &self.panels());
+        fs::write(out.join(format!("{}.svg", self.id)), chart)?;
         list(out)?;
         eprintln!("wrote {}.md and its chart", self.id);
         Ok(())
@@ -192,26 +194,6 @@ fn list(out: &Path) -> Result<()> {
                 versions, date and command.\n\n";
     fs::write(out.join("README.md"), text.to_owned() + &rows.concat())?;
     Ok(())
-}
-
-/// Three digits that count, with thousands apart.
-pub fn number(value: f64) -> String {
-    let size = value.abs();
-    if size >= 100.0 {
-        let digits = format!("{size:.0}");
-        let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
-        for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at).is_multiple_of(3) {
-                text.push(',');
-            }
-            text.push(digit);
-        }
-        text
-    } else if size >= 10.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
-    }
 }
 
 #[cfg(test)]

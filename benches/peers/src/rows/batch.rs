@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use oncelog::{Claim, Fingerprint, Store};
 
 use super::{Bench, Lane, setup};
+use crate::chart::{Better, Role};
 use crate::engines::{Durability, Kind, Result};
-use crate::report::{Better, Role};
 use crate::workload::{Request, ensure};
 
 const BATCH: u64 = 1_000;

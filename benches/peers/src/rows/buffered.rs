@@ -1,10 +1,11 @@
 //! Rows 1, 2, 6, 7 and 8: acknowledged once the operating system has it.
 
 use super::{Bench, Field, Lane, losses};
+use crate::chart::Better;
 use crate::drive::Worker;
 use crate::engines::Result;
 use crate::measure::quantile_us;
-use crate::report::{Better, Table};
+use crate::report::Table;
 
 /// The rows that read come first, while every store holds the same keys.
 pub fn run(bench: &Bench, field: &mut Field) -> Result<()> {

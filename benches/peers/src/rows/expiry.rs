@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use oncelog::ManualClock;
 
 use super::{Bench, Lane, named, setup};
+use crate::chart::Better;
 use crate::drive::{self, Keys, Run, Until};
 use crate::engines::{Durability, Kind, Result};
 use crate::measure::{cpu_ms, quantile_us, thread_usage};
-use crate::report::Better;
 use crate::workload::{DAY_MS, START_MS, ensure};
 
 const BUCKETS: u64 = 30;

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use super::{Bench, named, scratch};
+use crate::chart::{Better, Role};
 use crate::child;
 use crate::engines::{Kind, Result};
-use crate::report::{Better, Role, Table};
+use crate::report::Table;
 
 /// The name of a store that was told its keys ahead.
 const SIZED: &str = "oncelog, sized by `expected_keys`";

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Bench, named, scratch};
+use crate::chart::Better;
 use crate::child;
 use crate::engines::server::find;
 use crate::engines::{Kind, Result};
 use crate::measure::children;
-use crate::report::Better;
 use crate::workload::ensure;
 
 /// After this an engine has nothing left to do.

@@ -3,9 +3,9 @@
 use tempfile::TempDir;
 
 use super::{Bench, named, scratch};
+use crate::chart::Better;
 use crate::child;
 use crate::engines::{Kind, Result};
-use crate::report::Better;
 
 /// Keys stored between two openings, which a recovery then meets.
 const TAIL: u64 = 10_000;

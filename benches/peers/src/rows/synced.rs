@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use oncelog::{Claim, Fingerprint, Store};
 
 use super::{Bench, Field, Lane, named};
+use crate::chart::{Better, Role};
 use crate::drive::Run;
 use crate::engines::{Kind, Result};
 use crate::measure::quantile_us;
-use crate::report::{Better, Role};
 use crate::workload::{Request, Workload};
 
 const GROUPED: [Kind; 3] = [Kind::Commit, Kind::FjallGrouped, Kind::RocksdbGrouped];

@@ -6,10 +6,10 @@ use oncelog::Fingerprint;
 use serde_json::Value;
 
 use super::{Bench, Lane, losses, named, setup};
+use crate::chart::Better;
 use crate::drive::{Run, Until, Worker};
 use crate::engines::{Durability, Outcome, Result};
 use crate::measure::quantile_us;
-use crate::report::Better;
 use crate::workload::{Workload, ensure, mix};
 
 /// Where `fetch-webhooks.sh` puts the package.

@@ -1,9 +1,9 @@
 //! Row 12: what filling a store wrote to the device, and what it keeps there.
 
 use super::{Bench, Field};
+use crate::chart::Better;
 use crate::engines::Result;
 use crate::measure::disk_bytes;
-use crate::report::Better;
 
 /// Fields that were just filled are what this row is about.
 pub fn write(bench: &Bench, field: &Field) -> Result<()> {
