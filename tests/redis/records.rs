@@ -8,7 +8,7 @@ use oncelog::http::{
     Administer as _, Answer, Backend as _, BackendError as _, BackendPermit as _, ErrorKind,
     Holding,
 };
-use oncelog::{Fingerprint, Scope};
+use oncelog::{Fingerprint, Scope, Token};
 use redis::Value;
 
 use crate::server::Server;
@@ -140,6 +140,141 @@ async fn an_operator_sees_every_orphan_and_ends_it() {
         assert_eq!(told.kind(), ErrorKind::Superseded, "{open:?}");
     }
     assert_eq!(store.unresolved(None, 10).await.unwrap().len(), 2);
+}
+
+/// What a check of an operator's call finds: the first thing that is not as it should be.
+pub(crate) type Checked = Result<(), String>;
+
+fn wants(holds: impl Into<Option<bool>>, what: &str) -> Checked {
+    if holds.into() == Some(true) { Ok(()) } else { Err(what.to_owned()) }
+}
+
+fn superseded<T>(told: Result<T, RedisError>, what: &str) -> Checked {
+    wants(told.err().map(|error| error.kind() == ErrorKind::Superseded), what)
+}
+
+fn other(token: Token) -> Token {
+    Token::from_bytes((token.get() ^ 1).to_le_bytes())
+}
+
+/// One scope in every state but orphaned: what may be neither resolved nor released.
+async fn no_orphans(store: &RedisStore) -> [(&'static str, Token); 3] {
+    let running = grant(store, key("running")).await;
+    let done = grant(store, key("done")).await;
+    store.complete(&done, &[b"done"]).await.unwrap();
+    let released = grant(store, key("released")).await;
+    store.release(&released).await.unwrap();
+    [("running", running.token()), ("done", done.token()), ("released", released.token())]
+}
+
+/// That all of them are refused, and stay what they are.
+async fn are_refused<T>(
+    store: &RedisStore,
+    end: impl AsyncFn(Scope<'static>, Token) -> Result<T, RedisError>,
+) -> Checked {
+    let scopes = no_orphans(store).await;
+    for (name, token) in scopes {
+        let before = look(store, key(name)).await?;
+        // The released one was released by its token: that is another check.
+        let token = if name == "released" { other(token) } else { token };
+        superseded(end(key(name), token).await, name)?;
+        match (before, look(store, key(name)).await?) {
+            (Some(Holding::InProgress(before)), Some(Holding::InProgress(after))) => {
+                wants(before.token == after.token, name)?;
+            }
+            (before, after) => wants(before == after, name)?,
+        }
+    }
+    superseded(end(key("nobody's"), scopes[0].1).await, "nobody's")
+}
+
+async fn look(store: &RedisStore, scope: Scope<'_>) -> Result<Option<Holding>, String> {
+    store.look_up(scope).await.map_err(|error| error.to_string())
+}
+
+async fn is_orphaned(store: &RedisStore, token: Token, what: &str) -> Checked {
+    let held = look(store, KEY).await?;
+    wants(matches!(held, Some(Holding::Orphaned(orphan)) if orphan.token == token), what)
+}
+
+/// `resolve` ends the orphan that was seen, that alone, and once.
+pub(crate) async fn resolves_what_was_seen(store: &RedisStore, server: &Server) -> Checked {
+    are_refused(store, async |scope, seen| store.resolve(scope, seen, b"found").await).await?;
+    let permit = given_up(store, KEY).await;
+    let token = permit.token();
+    superseded(store.resolve(KEY, other(token), b"found").await, "another attempt")?;
+    is_orphaned(store, token, "a wrong token changes nothing").await?;
+    let resolved = store.resolve(KEY, token, b"found").await.map_err(|error| error.to_string())?;
+    let facts = (resolved.response.as_deref(), resolved.operation, resolved.token);
+    wants(facts == (Some(&b"found"[..]), permit.operation(), token), "what was found")?;
+    let lives = resolved.expires_at.duration_since(resolved.completed_at);
+    wants(
+        lives.ok().map(|lives| lives == Duration::from_secs(30 * 24 * 3600)),
+        "its time to live begins anew",
+    )?;
+    let kept = Some(Holding::Completed(resolved.clone()));
+    wants(look(store, KEY).await? == kept, "it is kept")?;
+    superseded(store.resolve(KEY, token, b"another").await, "another response")?;
+    let again = store.resolve(KEY, token, b"found").await.ok();
+    wants(again.map(|again| again == resolved), "an answer that was lost is given again")?;
+    superseded(store.complete(&permit, &[b"late"]).await, "an attempt that completes late")?;
+    wants(look(store, KEY).await? == kept, "nothing of that changes it")?;
+    let lapsed = grant(store, key("lapsed")).await;
+    server.pass(LEASE);
+    let told = store.resolve(key("lapsed"), lapsed.token(), b"found").await;
+    wants(told.is_ok(), "a lease that is over makes an orphan")
+}
+
+/// `release_orphan` frees the scope of the orphan that was seen, and of no other.
+pub(crate) async fn releases_what_was_seen(store: &RedisStore, server: &Server) -> Checked {
+    are_refused(store, async |scope, seen| store.release_orphan(scope, seen).await).await?;
+    let permit = given_up(store, KEY).await;
+    // Above what any clock gives.
+    let ahead = Token::from_bytes((1 << 62 | permit.token().get()).to_le_bytes());
+    write(server, &store_key(KEY), 24, &ahead.to_bytes());
+    superseded(store.release_orphan(KEY, other(ahead)).await, "another attempt")?;
+    is_orphaned(store, ahead, "a wrong token changes nothing").await?;
+    wants(store.release_orphan(KEY, ahead).await.is_ok(), "an orphan is released")?;
+    wants(look(store, KEY).await?.is_none(), "its scope is free")?;
+    wants(store.release_orphan(KEY, ahead).await.is_ok(), "asked again, it is told again")?;
+    superseded(store.release_orphan(KEY, other(ahead)).await, "it was not another's")?;
+    superseded(store.complete(&permit, &[b"late"]).await, "the attempt has ended")?;
+    let next = grant(store, KEY).await;
+    wants(next.token() > ahead, "tokens increase beyond a release")?;
+    superseded(store.release_orphan(KEY, ahead).await, "the next claim is kept")
+}
+
+/// `forget` erases what completed and counts it; an open claim is kept.
+pub(crate) async fn forgets_what_completed(store: &RedisStore, server: &Server) -> Checked {
+    let forgets = async |scope, wanted: bool, what: &str| {
+        let told = store.forget(scope).await.map_err(|error| error.to_string())?;
+        wants(told == wanted, what)
+    };
+    let permit = given_up(store, key("orphan")).await;
+    forgets(key("orphan"), false, "an orphan is kept").await?;
+    let released = store.release_orphan(key("orphan"), permit.token()).await;
+    wants(released.is_ok(), "it was kept")?;
+    let permit = grant(store, KEY).await;
+    forgets(KEY, false, "a running claim is kept").await?;
+    forgets(key("nobody's"), false, "nothing is not forgotten").await?;
+    wants(store.complete(&permit, &[b"response"]).await.is_ok(), "and completes")?;
+    // Above what any clock gives.
+    let ahead = Token::from_bytes((1 << 62 | permit.token().get()).to_le_bytes());
+    write(server, &store_key(KEY), 24, &ahead.to_bytes());
+    forgets(KEY, true, "what completed is forgotten").await?;
+    wants(look(store, KEY).await?.is_none(), "its scope is free")?;
+    forgets(KEY, false, "it is free").await?;
+    let next = store.claim(KEY, body(), LEASE).await.map_err(|error| error.to_string())?;
+    let Answer::Granted(next) = next else { return Err("a free scope is granted".into()) };
+    wants(next.token() > ahead, "tokens increase beyond what was forgotten")?;
+    wants(store.complete(&next, &[b"response"]).await.is_ok(), "it completes")?;
+    let count = store.forget_organization(KEY.organization).await.ok();
+    wants(count.map(|count| count == 1), "one was forgotten, of three keys")
+}
+
+/// The key of a scope in the store that is connected to without a prefix of its own.
+fn store_key(scope: Scope<'_>) -> Vec<u8> {
+    [b"oncelog:", &scope.digest()[..]].concat()
 }
 
 #[tokio::test]

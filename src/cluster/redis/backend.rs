@@ -18,7 +18,7 @@ use crate::cluster::redis::attempt::{Attempt, RedisPermit};
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Key, Waits};
 use crate::cluster::redis::record::LEFT_OUT;
-use crate::cluster::redis::store::{Found, RedisStore, Shared, completion};
+use crate::cluster::redis::store::{Ended, Found, RedisStore, Shared, completion};
 use crate::format::record::CHECKPOINT_BYTES_MAX;
 use crate::http::backend::{Answer, Backend, Completed, Promises};
 use crate::scope::{Fingerprint, OperationId, Scope, Token};
@@ -155,7 +155,10 @@ impl RedisStore {
         record: Vec<u8>,
         response: usize,
     ) -> Result<Completed, RedisError> {
-        let (expires_ms, flags) = self.shared.complete(&attempt, &record).await?;
+        let (expires_ms, flags) = match self.shared.complete(&attempt, &record).await? {
+            Ended::Now { expires_ms, flags } => (expires_ms, flags),
+            Ended::Before(view) => return Ok(view.completed()),
+        };
         let kept = Bytes::from(record);
         Ok(Completed {
             response: (flags & LEFT_OUT == 0).then(|| kept.slice(kept.len() - response..)),

@@ -10,7 +10,7 @@ use crate::cluster::redis::attempt::{Attempt, Drawn, Wanted};
 use crate::cluster::redis::error::RedisError;
 use crate::cluster::redis::link::{Key, Link, UNEXPECTED, Waits, integer};
 use crate::cluster::redis::record::{
-    GIVEN_UP, LEFT_OUT, NAME_BYTES, RESOLVED, Record, State, field, lease_and_age,
+    GIVEN_UP, LEFT_OUT, NAME_BYTES, Record, State, field, lease_and_age,
 };
 use crate::cluster::redis::script::{SCRIPTS, Script};
 use crate::cluster::redis::view::{Held, View};
@@ -59,6 +59,16 @@ enum Before {
     Completed(View),
     /// By the attempt of this name and token.
     Released([u8; NAME_BYTES], Token),
+}
+
+/// How a completion went.
+pub(crate) enum Ended {
+    Now {
+        expires_ms: u64,
+        flags: u8,
+    },
+    /// The attempt had completed: this is kept, whatever was sent now.
+    Before(View),
 }
 
 /// How a claim went.
@@ -218,12 +228,12 @@ impl Shared {
         if view.is_released() { Err(RedisError::Superseded) } else { Ok(Found::Held(view)) }
     }
 
-    /// Completes with its record; when that expires, and its flags.
+    /// Completes with its record.
     pub(crate) async fn complete(
         &self,
         attempt: &Attempt,
         record: &[u8],
-    ) -> Result<(u64, u8), RedisError> {
+    ) -> Result<Ended, RedisError> {
         match self.put(attempt, record, &SCRIPTS.complete).await {
             // Without memory for the response there is still some for the fact that it ran.
             Err(RedisError::Full { .. }) => {
@@ -239,27 +249,20 @@ impl Shared {
         attempt: &Attempt,
         record: &[u8],
         script: &Script,
-    ) -> Result<(u64, u8), RedisError> {
+    ) -> Result<Ended, RedisError> {
         let (name, ttl) = (attempt.head(State::Running).name(), decimal(attempt.ttl_ms));
         let arguments = [&name[..], record, &ttl];
         let told = self.link.script(&attempt.key, script, &arguments, Waits::ForReplicas).await?;
         self.wakes.wake(&attempt.key);
         match told {
             // The flags are the fourth byte of every record.
-            Value::Int(_) => Ok((integer(&told)?, record[3])),
-            Value::Nil => Err(RedisError::Superseded),
-            Value::Array(told) => match &told[..] {
-                [expires, flags] => {
-                    let flags = u8::try_from(integer(flags)?).map_err(|_| UNEXPECTED)?;
-                    // Somebody else answered for it, so that its own response counts no more.
-                    if flags & RESOLVED != 0 {
-                        return Err(RedisError::Superseded);
-                    }
-                    Ok((integer(expires)?, flags))
-                }
-                _ => Err(UNEXPECTED),
+            Value::Int(_) => Ok(Ended::Now { expires_ms: integer(&told)?, flags: record[3] }),
+            told => match held_of(told)? {
+                // An operator answered for it, so that its own response counts no more.
+                Held::By(view) if view.is_resolved() => Err(RedisError::Superseded),
+                Held::By(view) => Ok(Ended::Before(view)),
+                Held::Free => Err(RedisError::Superseded),
             },
-            _ => Err(UNEXPECTED),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::{Clock, SystemClock, from_ms};
 use crate::cluster::redis::error::RedisError;
-use crate::cluster::redis::record::{LEFT_OUT, Record, State};
+use crate::cluster::redis::record::{LEFT_OUT, RESOLVED, Record, State};
 use crate::engine::outcome::{ConflictState, OrphanCause};
 use crate::http::backend::{
     Answer, Completed, Conflicting, Holding, Orphaned, Running, Unresolved,
@@ -88,6 +88,11 @@ impl View {
             (_, Some(cause)) => Holding::Orphaned(self.orphaned(cause)),
             (_, None) => Holding::InProgress(self.running()),
         }
+    }
+
+    /// Whether an operator completed it.
+    pub(crate) fn is_resolved(&self) -> bool {
+        self.record.head.flags & RESOLVED != 0
     }
 
     fn completed_ms(&self) -> u64 {
