@@ -27,7 +27,7 @@ pub struct Stats {
     pub reserved_bytes: u64,
     /// Bytes that claims and responses can still take: what the file system has free, or what
     /// [`Options::disk_budget_bytes`](crate::Options::disk_budget_bytes) leaves, whichever is
-    /// less. New claims are [`Error::Full`](crate::Error::Full) somewhat before 0: a new segment has a
+    /// less. New claims are [`Error::Full`](crate::Error::Full) somewhat before 0: a segment has a
     /// header and carries the open claims.
     pub headroom_bytes: u64,
     /// Bytes of memory that the index takes, its unused slots included.

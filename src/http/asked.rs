@@ -15,13 +15,13 @@ use crate::http::backend::{
     Answer, Backend, BackendError, Completed, ErrorKind, Orphaned, Running,
 };
 use crate::http::body::ResponseBody;
+use crate::http::crowd::Counted;
 use crate::http::encoding::Saved;
 use crate::http::observe::{self, Commit, Timed};
 use crate::http::orphans::Orphans;
-use crate::http::policy::{Authorize, Permission, Policy, Replay, Rules};
+use crate::http::policy::{Authorize, Permission, Replay, Rules};
 use crate::http::problem::{Code, Problem};
-use crate::http::settings::{Config, State};
-use crate::http::waiters::Entered;
+use crate::http::settings::Terms;
 use crate::scope::{Fingerprint, Scope};
 
 /// Who sends a request.
@@ -38,9 +38,7 @@ pub(crate) struct Caller {
 
 /// What is asked of the store in the name of one request.
 pub(crate) struct Asked<B> {
-    pub(crate) config: Arc<Config<B>>,
-    pub(crate) state: Arc<State>,
-    pub(crate) policy: Policy,
+    pub(crate) terms: Terms<B>,
     /// Where the policy restricts replays.
     pub(crate) caller: Option<Arc<Caller>>,
     pub(crate) organization: Arc<str>,
@@ -49,8 +47,14 @@ pub(crate) struct Asked<B> {
     pub(crate) key: String,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) body_bytes: u64,
-    /// Held for as long as the request is under way.
-    pub(crate) _entered: Entered,
+    pub(crate) counted: Counted,
+}
+
+/// It has a place for as long as the request is under way.
+impl<B> Drop for Asked<B> {
+    fn drop(&mut self) {
+        self.terms.state().crowd.leave(&self.organization, self.counted);
+    }
 }
 
 /// A stored answer: at once, or once somebody has said whether the caller may see it.
@@ -93,11 +97,11 @@ impl<B: Backend> Asked<B> {
     }
 
     pub(crate) fn rules(&self) -> &Rules {
-        self.policy.rules()
+        self.terms.rules()
     }
 
     pub(crate) fn backend(&self) -> &B {
-        &self.config.backend
+        &self.terms.config().backend
     }
 
     /// Asks the store until there is an answer for this request. What few requests come to is
@@ -185,8 +189,8 @@ impl<B: Backend> Asked<B> {
         if limit.is_zero() {
             return None;
         }
-        let (bounds, digest) = (&self.config.bounds, self.scope().digest());
-        let _place = self.state.places.wait(bounds, digest, self.body_bytes)?;
+        let (bounds, digest) = (&self.terms.config().bounds, self.scope().digest());
+        let _place = self.terms.state().places.wait(bounds, digest, self.body_bytes)?;
         let wait = async {
             let mut seen = running.token;
             loop {
@@ -222,7 +226,7 @@ impl<B: Backend> Asked<B> {
         let Some(caller) = self.caller.clone() else {
             return Shown::Now(respond(self.rules(), saved, &completed, Marker::Replayed));
         };
-        let policy = self.policy.clone();
+        let policy = self.terms.policy().clone();
         Shown::Asked(Box::pin(async move {
             let replay = Replay {
                 status: saved.status,

@@ -20,17 +20,14 @@ use crate::http::backend::{Backend, BackendPermit as _};
 use crate::http::body::{self, NotRead, Read, RequestBody, ResponseBody};
 use crate::http::key::{self, KeyPresence, KeySource};
 use crate::http::observe;
-use crate::http::policy::Policy;
 use crate::http::problem::{Code, Problem};
 use crate::http::run::Run;
-use crate::http::settings::{Config, State};
+use crate::http::settings::Terms;
 use crate::http::tasks::Detaching;
 
 /// A request that has a key, or may have one in its body.
 pub(crate) struct Keyed<B> {
-    pub(crate) config: Arc<Config<B>>,
-    pub(crate) state: Arc<State>,
-    pub(crate) policy: Policy,
+    pub(crate) terms: Terms<B>,
     pub(crate) parts: Box<Parts>,
     pub(crate) key: Option<String>,
     pub(crate) whose: Option<Whose>,
@@ -54,31 +51,31 @@ where
     R::Data: Send,
 {
     async move {
-        let policy = keyed.policy.clone();
-        let rules = policy.rules();
         let read = {
+            let rules = keyed.terms.rules();
             let reading = pin!(body::read(body, rules.request_bytes_max));
             within(rules.request_time_max, reading).await
         };
         let read = match read {
             Some(Ok(read)) => read,
             Some(Err(NotRead::TooLarge)) => {
-                return Ok(refuse(rules, Problem::new(Code::RequestTooLarge)));
+                return Ok(refuse(keyed.terms.rules(), Problem::new(Code::RequestTooLarge)));
             }
             Some(Err(NotRead::Broken)) | None => {
-                return Ok(refuse(rules, Problem::new(Code::RequestIncomplete)));
+                let problem = Problem::new(Code::RequestIncomplete);
+                return Ok(refuse(keyed.terms.rules(), problem));
             }
         };
         let (parts, asked) = match keyed.ask(&read) {
             Ok(asked) => asked,
-            Err(Unasked::Refuse(problem)) => return Ok(refuse(rules, problem)),
+            Err(Unasked::Refuse(terms, problem)) => return Ok(refuse(terms.rules(), problem)),
             Err(Unasked::Pass(parts)) => {
                 let request = Request::from_parts(*parts, RequestBody::read(read));
                 return Ok(Box::pin(service.call(request)).await?.map(ResponseBody::passed));
             }
         };
         match asked.decide().await {
-            Decided::Refuse(problem) => Ok(refuse(rules, problem)),
+            Decided::Refuse(problem) => Ok(refuse(asked.rules(), problem)),
             Decided::Replay(completed) => match asked.replay(completed) {
                 Shown::Now(response) => Ok(response),
                 Shown::Asked(shown) => Ok(shown.await),
@@ -107,7 +104,7 @@ where
     R: Body + Send + 'static,
     R::Data: Send,
 {
-    let (policy, span) = (asked.policy.clone(), span_of(&asked, &permit));
+    let (policy, span) = (asked.terms.policy().clone(), span_of(&asked, &permit));
     match Run::start(asked, permit).await {
         Some(run) => detach(run, parts, read, service, span).await,
         None => Ok(refuse(policy.rules(), Problem::after(Code::Unavailable, SOON))),
@@ -167,52 +164,54 @@ where
 }
 
 /// Why nothing is asked of the store.
-enum Unasked {
+enum Unasked<B> {
     Pass(Box<Parts>),
-    Refuse(Problem),
+    Refuse(Terms<B>, Problem),
 }
 
 impl<B: Backend> Keyed<B> {
     /// What to ask, now that the body is there.
-    fn ask(self, read: &Read) -> Result<(Box<Parts>, Asked<B>), Unasked> {
-        let rules = self.policy.rules();
+    fn ask(self, read: &Read) -> Result<(Box<Parts>, Asked<B>), Unasked<B>> {
+        let (terms, parts) = (self.terms, self.parts);
+        let rules = terms.rules();
         let key = match (self.key, &rules.key) {
             (Some(key), _) => key,
-            (None, KeySource::Function(function)) => match function.find(&self.parts, &read.data) {
+            (None, KeySource::Function(function)) => match function.find(&parts, &read.data) {
                 Some(key) if key::is_key(&key) => key,
-                Some(_) => return Err(Unasked::Refuse(Problem::new(Code::KeyInvalid))),
+                Some(_) => return Err(Unasked::Refuse(terms, Problem::new(Code::KeyInvalid))),
                 None if rules.presence == KeyPresence::Optional => {
-                    return Err(Unasked::Pass(self.parts));
+                    return Err(Unasked::Pass(parts));
                 }
-                None => return Err(Unasked::Refuse(Problem::new(Code::KeyMissing))),
+                None => return Err(Unasked::Refuse(terms, Problem::new(Code::KeyMissing))),
             },
             (None, KeySource::Header(_)) => unreachable!("its key was read off the head"),
         };
         let Some(whose) = self.whose else {
-            return Err(Unasked::Refuse(self.state.misconfigured()));
-        };
-        let entered = self.state.places.enter(&self.config.bounds, &whose.organization);
-        let Some(entered) = entered else {
-            return Err(Unasked::Refuse(Problem::after(Code::Overloaded, SOON)));
+            let problem = terms.state().misconfigured();
+            return Err(Unasked::Refuse(terms, problem));
         };
         let caller = rules.authorize.clone().map(|authorize| {
             // The handler gets the head, and a replay may come after it.
-            Arc::new(Caller { authorize, parts: Parts::clone(&self.parts) })
+            Arc::new(Caller { authorize, parts: Parts::clone(&parts) })
         });
-        let principal = whose.principal.as_deref();
-        let asked = Asked {
-            fingerprint: rules.fingerprint.of(&self.parts, &read.data, principal),
-            organization: whose.organization,
-            method: self.parts.method.clone(),
-            path: self.config.path(&self.parts),
-            key,
-            body_bytes: read.data.len() as u64,
-            config: self.config,
-            state: self.state,
-            policy: self.policy,
-            caller,
-            _entered: entered,
+        let fingerprint = rules.fingerprint.of(&parts, &read.data, whose.principal.as_deref());
+        let path = terms.config().path(&parts);
+        // Last, since what left without an `Asked` would keep its place.
+        let bound = terms.config().bounds.per_organization;
+        let Some(counted) = terms.state().crowd.enter(&whose.organization, bound) else {
+            return Err(Unasked::Refuse(terms, Problem::after(Code::Overloaded, SOON)));
         };
-        Ok((self.parts, asked))
+        let asked = Asked {
+            terms,
+            caller,
+            organization: whose.organization,
+            method: parts.method.clone(),
+            path,
+            key,
+            fingerprint,
+            body_bytes: read.data.len() as u64,
+            counted,
+        };
+        Ok((parts, asked))
     }
 }

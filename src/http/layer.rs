@@ -13,7 +13,7 @@ use crate::http::organization::Organization;
 use crate::http::orphans::Orphans;
 use crate::http::policy::Policy;
 use crate::http::service::Idempotency;
-use crate::http::settings::{Config, State};
+use crate::http::settings::{Config, Shared, State};
 use crate::http::tasks::Drained;
 use crate::http::waiters::Bounds;
 
@@ -113,6 +113,7 @@ impl<B: Backend, S> Layer<S> for IdempotencyLayer<B> {
     type Service = Idempotency<B, S>;
 
     fn layer(&self, inner: S) -> Idempotency<B, S> {
-        Idempotency::new(inner, Arc::new(self.config.clone()), Arc::clone(&self.state))
+        let (config, state) = (self.config.clone(), Arc::clone(&self.state));
+        Idempotency::new(inner, Arc::new(Shared { config, state }))
     }
 }

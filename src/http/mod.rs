@@ -66,6 +66,7 @@ pub(crate) mod json;
 
 pub(crate) mod body;
 pub(crate) mod classify;
+pub(crate) mod crowd;
 pub(crate) mod encoding;
 pub(crate) mod fingerprint;
 pub(crate) mod key;

@@ -42,11 +42,11 @@ impl<B: Backend> Drop for Run<B> {
 impl<B: Backend> Run<B> {
     /// `None` once the layer is draining: nothing runs, and the claim is undone.
     pub(crate) async fn start(asked: Asked<B>, permit: B::Permit) -> Option<Run<B>> {
-        let Some(task) = asked.state.tasks.enter() else {
+        let Some(task) = asked.terms.state().tasks.enter() else {
             Box::pin(undo(&asked, &permit)).await;
             return None;
         };
-        let held = Held::new(asked.backend().clone(), permit, asked.policy.clone());
+        let held = Held::new(asked.backend().clone(), permit, asked.terms.policy().clone());
         Some(Run { asked, held: Arc::new(held), _running: observe::running(), _task: task })
     }
 

@@ -21,25 +21,23 @@ use crate::http::flow::{self, Keyed};
 use crate::http::key::{self, Found, KeyPresence, KeySource};
 use crate::http::policy::{Policy, Rules};
 use crate::http::problem::{Code, Problem};
-use crate::http::settings::{Config, State};
+use crate::http::settings::{Config, Shared, Terms};
 
 /// The service that [`IdempotencyLayer`](crate::http::IdempotencyLayer) makes.
 pub struct Idempotency<B, S> {
     inner: S,
-    config: Arc<Config<B>>,
-    state: Arc<State>,
+    shared: Arc<Shared<B>>,
 }
 
 impl<B, S> Idempotency<B, S> {
-    pub(crate) fn new(inner: S, config: Arc<Config<B>>, state: Arc<State>) -> Self {
-        Idempotency { inner, config, state }
+    pub(crate) fn new(inner: S, shared: Arc<Shared<B>>) -> Self {
+        Idempotency { inner, shared }
     }
 }
 
 impl<B, S: Clone> Clone for Idempotency<B, S> {
     fn clone(&self) -> Self {
-        let (config, state) = (Arc::clone(&self.config), Arc::clone(&self.state));
-        Idempotency { inner: self.inner.clone(), config, state }
+        Idempotency { inner: self.inner.clone(), shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -70,22 +68,22 @@ where
 
     fn call(&mut self, request: Request<Q>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        let step = match gate(&self.config, &self.state, &parts) {
+        let step = match gate(&self.shared, &parts) {
             Gate::Pass => {
                 let request = Request::from_parts(parts, RequestBody::passed(body));
                 Step::Passed { future: self.inner.call(request) }
             }
-            Gate::Refuse(policy, problem) => {
+            Gate::Refuse(own, problem) => {
+                let policy = own.as_ref().unwrap_or(&self.shared.config.policy);
                 let response = refuse(policy.rules(), problem);
                 Step::Refused { response: Some(response) }
             }
-            Gate::Keyed { policy, key, whose } => {
+            Gate::Keyed { own, key, whose } => {
                 // The clone that was made ready is the one that is called.
                 let clone = self.inner.clone();
                 let service = std::mem::replace(&mut self.inner, clone);
-                let (config, state) = (Arc::clone(&self.config), Arc::clone(&self.state));
-                let parts = Box::new(parts);
-                let keyed = Keyed { config, state, policy, parts, key, whose };
+                let terms = Terms { shared: Arc::clone(&self.shared), own };
+                let keyed = Keyed { terms, parts: Box::new(parts), key, whose };
                 Step::Keyed { future: Box::pin(flow::serve(keyed, body, service)) }
             }
         };
@@ -95,18 +93,19 @@ where
 
 enum Gate {
     Pass,
-    Refuse(Policy, Problem),
-    Keyed { policy: Policy, key: Option<String>, whose: Option<Whose> },
+    Refuse(Option<Policy>, Problem),
+    Keyed { own: Option<Policy>, key: Option<String>, whose: Option<Whose> },
 }
 
 /// Everything that can be known before the body is read.
-fn gate<B: Backend>(config: &Config<B>, state: &State, parts: &Parts) -> Gate {
+fn gate<B: Backend>(shared: &Shared<B>, parts: &Parts) -> Gate {
+    let config = &shared.config;
     // An outer layer runs this request already.
     if parts.extensions.get::<Attempt>().is_some() {
         return Gate::Pass;
     }
-    let policy = config.policy(parts);
-    let rules = policy.rules();
+    let own = config.own_policy(parts);
+    let rules = own.as_ref().unwrap_or(&config.policy).rules();
     if !rules.methods.contains(&parts.method) || upgrades(parts) {
         return Gate::Pass;
     }
@@ -114,21 +113,21 @@ fn gate<B: Backend>(config: &Config<B>, state: &State, parts: &Parts) -> Gate {
         KeySource::Function(_) => None,
         KeySource::Header(name) => match key::in_header(&parts.headers, name, rules.syntax) {
             Found::Key(key) => Some(key),
-            Found::Malformed => return Gate::Refuse(policy, Problem::new(Code::KeyInvalid)),
+            Found::Malformed => return Gate::Refuse(own, Problem::new(Code::KeyInvalid)),
             Found::None if rules.presence == KeyPresence::Optional => return Gate::Pass,
-            Found::None => return Gate::Refuse(policy, Problem::new(Code::KeyMissing)),
+            Found::None => return Gate::Refuse(own, Problem::new(Code::KeyMissing)),
         },
     };
     let whose = whose(config, rules, parts);
     if key.is_some() && whose.is_none() {
-        return Gate::Refuse(policy, state.misconfigured());
+        return Gate::Refuse(own, shared.state.misconfigured());
     }
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|bytes| bytes > rules.request_bytes_max) {
-        return Gate::Refuse(policy, Problem::new(Code::RequestTooLarge));
+        return Gate::Refuse(own, Problem::new(Code::RequestTooLarge));
     }
-    Gate::Keyed { policy, key, whose }
+    Gate::Keyed { own, key, whose }
 }
 
 fn whose<B: Backend>(config: &Config<B>, rules: &Rules, parts: &Parts) -> Option<Whose> {

@@ -7,9 +7,10 @@ use http::Uri;
 use http::request::Parts;
 
 use crate::http::backend::Backend;
+use crate::http::crowd::Crowd;
 use crate::http::observe;
 use crate::http::organization::Organization;
-use crate::http::policy::Policy;
+use crate::http::policy::{Policy, Rules};
 use crate::http::problem::{Code, Problem};
 use crate::http::tasks::Tasks;
 use crate::http::waiters::{Bounds, Places};
@@ -26,9 +27,16 @@ pub(crate) struct Config<B> {
 pub(crate) type PolicyFor = dyn Fn(&Parts) -> Option<Policy> + Send + Sync;
 pub(crate) type OriginalUri = dyn Fn(&Parts) -> Option<Uri> + Send + Sync;
 
+/// The settings of one layer, and what it shares with its clones.
+pub(crate) struct Shared<B> {
+    pub(crate) config: Config<B>,
+    pub(crate) state: Arc<State>,
+}
+
 /// What the services of one layer share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    pub(crate) crowd: Crowd,
     pub(crate) places: Arc<Places>,
     pub(crate) tasks: Tasks,
     /// That the server is misconfigured is logged once.
@@ -65,9 +73,34 @@ impl<B: Backend> Config<B> {
         parts.uri.path().to_owned()
     }
 
-    pub(crate) fn policy(&self, parts: &Parts) -> Policy {
-        let own = self.policy_for.as_ref().and_then(|choose| choose(parts));
-        own.unwrap_or_else(|| self.policy.clone())
+    /// The policy of this request alone; `None` is that of the layer.
+    pub(crate) fn own_policy(&self, parts: &Parts) -> Option<Policy> {
+        self.policy_for.as_ref().and_then(|choose| choose(parts))
+    }
+}
+
+/// What one request goes by. Cores that count the owners of one thing wait for each other, so that
+/// there is one such count a request, and none of the layer's own policy.
+pub(crate) struct Terms<B> {
+    pub(crate) shared: Arc<Shared<B>>,
+    pub(crate) own: Option<Policy>,
+}
+
+impl<B> Terms<B> {
+    pub(crate) fn policy(&self) -> &Policy {
+        self.own.as_ref().unwrap_or(&self.shared.config.policy)
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        self.policy().rules()
+    }
+
+    pub(crate) fn config(&self) -> &Config<B> {
+        &self.shared.config
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.shared.state
     }
 }
 

@@ -43,7 +43,6 @@ struct Counts {
     waiters: usize,
     bytes: u64,
     keys: HashMap<[u8; 32], usize>,
-    organizations: HashMap<Arc<str>, usize>,
 }
 
 impl Places {
@@ -69,17 +68,6 @@ impl Places {
     pub(crate) fn waiting(&self) -> usize {
         self.counts.lock().waiters
     }
-
-    /// A place for one more request of an organization, if there is one.
-    pub(crate) fn enter(
-        self: &Arc<Places>,
-        bounds: &Bounds,
-        organization: &Arc<str>,
-    ) -> Option<Entered> {
-        let organizations = &mut self.counts.lock().organizations;
-        join(organizations, Arc::clone(organization), bounds.per_organization)?;
-        Some(Entered { places: Arc::clone(self), organization: Arc::clone(organization) })
-    }
 }
 
 /// One waiting request.
@@ -96,20 +84,6 @@ impl Drop for Waiting {
         counts.waiters -= 1;
         counts.bytes -= self.bytes;
         leave(&mut counts.keys, self.digest);
-    }
-}
-
-/// One request under way.
-#[derive(Debug)]
-pub(crate) struct Entered {
-    places: Arc<Places>,
-    organization: Arc<str>,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let organization = Arc::clone(&self.organization);
-        leave(&mut self.places.counts.lock().organizations, organization);
     }
 }
 
@@ -149,14 +123,6 @@ mod tests {
         assert!(places.wait(&bounds, [3; 32], 0).is_none(), "the bound in all");
         drop((first, second));
         assert!(places.wait(&bounds, [1; 32], 10).is_some());
-
-        let acme = Arc::from("acme");
-        let one = places.enter(&bounds, &acme).expect("an empty place");
-        assert!(places.enter(&bounds, &acme).is_none());
-        assert!(places.enter(&bounds, &Arc::from("globex")).is_some());
-        drop(one);
-        assert!(places.enter(&bounds, &acme).is_some());
-        assert!(places.counts.lock().organizations.is_empty(), "nothing is left of who has gone");
         assert!(places.counts.lock().keys.is_empty());
     }
 
@@ -165,8 +131,6 @@ mod tests {
         let places = Arc::<Places>::default();
         let bounds = Bounds { waiters_per_key: 0, per_organization: 0, ..Bounds::default() };
         assert!(places.wait(&bounds, [1; 32], 0).is_none());
-        assert!(places.enter(&bounds, &Arc::from("acme")).is_none());
-        assert!(places.counts.lock().organizations.is_empty());
         assert!(places.counts.lock().keys.is_empty());
     }
 }
