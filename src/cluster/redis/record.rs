@@ -189,6 +189,9 @@ impl Record {
         }
         fields.bytes(scope)?;
         fields.bytes(checkpoint)?;
+        if head.state != State::Completed && head.flags != 0 {
+            return Err(DecodeError::Damaged("a flag of a completion"));
+        }
         if head.state != State::Completed && !fields.0.is_empty() {
             return Err(DecodeError::Damaged("bytes behind the end"));
         }
@@ -277,11 +280,14 @@ mod tests {
                 }
             }
         }
-        for (at, byte) in [(0, 2), (1, 0), (1, 5), (2, 3), (3, 2), (31, 0x80), (74, 1), (79, 1)] {
+        for (at, byte) in [(0, 2), (1, 0), (1, 5), (2, 3), (3, 4), (31, 0x80), (74, 1), (79, 1)] {
             let mut bytes = whole.clone();
             bytes[at] = byte;
             assert!(Record::decode(bytes).is_err(), "{at}");
         }
+        let mut flagged = head(State::Running).encode(b"scope", b"", &[]);
+        flagged[3] = RESOLVED;
+        assert!(Record::decode(flagged).is_err());
         let mut long = head(State::Running).encode(b"scope", b"", &[]);
         long.push(0);
         assert!(Record::decode(long).is_err());
