@@ -74,7 +74,7 @@ where
                 Step::Passed { future: self.inner.call(request) }
             }
             Gate::Refuse(own, problem) => {
-                let policy = own.as_ref().unwrap_or(&self.shared.config.policy);
+                let policy = self.shared.config.policy_of(own.as_ref());
                 let response = refuse(policy.rules(), problem);
                 Step::Refused { response: Some(response) }
             }
@@ -105,7 +105,7 @@ fn gate<B: Backend>(shared: &Shared<B>, parts: &Parts) -> Gate {
         return Gate::Pass;
     }
     let own = config.own_policy(parts);
-    let rules = own.as_ref().unwrap_or(&config.policy).rules();
+    let rules = config.policy_of(own.as_ref()).rules();
     if !rules.methods.contains(&parts.method) || upgrades(parts) {
         return Gate::Pass;
     }

@@ -79,6 +79,13 @@ impl<B: Backend> Config<B> {
     }
 }
 
+impl<B> Config<B> {
+    /// The policy of a request that may have its own.
+    pub(crate) fn policy_of<'a>(&'a self, own: Option<&'a Policy>) -> &'a Policy {
+        own.unwrap_or(&self.policy)
+    }
+}
+
 /// What one request goes by. Cores that count the owners of one thing wait for each other, so that
 /// there is one such count a request, and none of the layer's own policy.
 pub(crate) struct Terms<B> {
@@ -88,7 +95,7 @@ pub(crate) struct Terms<B> {
 
 impl<B> Terms<B> {
     pub(crate) fn policy(&self) -> &Policy {
-        self.own.as_ref().unwrap_or(&self.shared.config.policy)
+        self.shared.config.policy_of(self.own.as_ref())
     }
 
     pub(crate) fn rules(&self) -> &Rules {

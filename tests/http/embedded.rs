@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use axum::Router;
 use axum::extract::Path;
 use axum::routing::{any, post};
-use axum::{Extension, Router};
 use http::StatusCode;
-use oncelog::http::{Attempt, Keep, Orphans, Policy, PolicyBuilder, Testimony};
+use oncelog::http::{Keep, Orphans, Policy, PolicyBuilder, Testimony};
 use oncelog::{Claim, Durability, Fingerprint, Scope, Store};
 
 use crate::ground::{Ground, options};
-use crate::layer::support::{Api, Door, Layer, Runs, TTL, door, encoded, policy, until};
+use crate::layer::support::{Api, Door, Layer, Runs, TTL, door, encoded, failing, policy, until};
 
 fn hold() -> PolicyBuilder {
     Policy::builder(Orphans::Hold)
@@ -56,15 +56,6 @@ fn slow_and(runs: &Runs, door: &Door, status: fn(u64) -> StatusCode) -> Router {
 
 fn first_conflicts(run: u64) -> StatusCode {
     if run == 1 { StatusCode::CONFLICT } else { StatusCode::CREATED }
-}
-
-/// Asks for its operation id, and fails in doubt.
-fn failing() -> Router {
-    let fail = |Extension(attempt): Extension<Attempt>| async move {
-        attempt.operation();
-        StatusCode::INTERNAL_SERVER_ERROR
-    };
-    Router::new().route("/", post(fail))
 }
 
 #[tokio::test]

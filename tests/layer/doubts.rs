@@ -8,22 +8,12 @@ use std::time::Duration;
 use axum::routing::post;
 use axum::{Extension, Router};
 use bytes::Bytes;
-use http::StatusCode;
 use oncelog::http::{Administer, Attempt, Orphans, Permission, Policy, Testimony};
 use oncelog::{OrphanCause, Scope};
 
-use crate::layer::support::{Account, Api, LEASE_OVER, door, encoded, policy};
+use crate::layer::support::{Account, Api, LEASE_OVER, door, encoded, failing, policy};
 
 const KEY: Scope<'_> = Scope { organization: "acme", method: "POST", path: "/", key: "k" };
-
-/// Asks for its operation id, and fails in doubt.
-fn failing() -> Router {
-    let fail = |Extension(attempt): Extension<Attempt>| async move {
-        attempt.operation();
-        StatusCode::INTERNAL_SERVER_ERROR
-    };
-    Router::new().route("/", post(fail))
-}
 
 #[tokio::test]
 async fn what_the_witness_has_is_shown_only_to_who_may_see_a_replay() {

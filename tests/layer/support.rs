@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use axum::routing::post;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -17,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use oncelog::Scope;
 use oncelog::conformance::Harness;
 use oncelog::http::{
-    Administer, Backend as _, Holding, IdempotencyLayer, Organization, Orphans, OrphansShow,
-    PolicyBuilder, Unresolved,
+    Administer, Attempt, Backend as _, Holding, IdempotencyLayer, Organization, Orphans,
+    OrphansShow, PolicyBuilder, Unresolved,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -98,6 +99,15 @@ impl Porter {
     pub(crate) fn let_through(&self) {
         self.open.add_permits(1);
     }
+}
+
+/// Asks for its operation id, and fails in doubt.
+pub(crate) fn failing() -> Router {
+    let fail = |Extension(attempt): Extension<Attempt>| async move {
+        attempt.operation();
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    Router::new().route("/", post(fail))
 }
 
 /// Where claims live in this test target.
